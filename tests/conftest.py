@@ -1,0 +1,48 @@
+"""Shared fixtures: simulated devices, image folders, torchvision, real data where it is present."""
+
+import os
+from pathlib import Path
+
+# Before jax starts: four CPU devices, so that data-parallel tests run everywhere.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets beside the checkout (CIFAR-10 as TFDS, monkeypox images)."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"real data sets are not at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    """torchvision, made importable where its compiled operators do not load (CPU build of torch)."""
+    torch = pytest.importorskip("torch")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    module = pytest.importorskip("torchvision")
+    yield module
+    del library
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes of ten 40x36 JPEGs each: bright-left against bright-right."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 160, 36, dtype=np.float32)[None, :, None]
+    for name, shade in (("left", ramp[:, ::-1]), ("right", ramp)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            noise = rng.uniform(0, 90, size=(40, 36, 3))
+            image = Image.fromarray((shade + noise).astype(np.uint8))
+            image.save(tmp_path / "images" / name / f"P{i // 2:02d}_{i % 2}.jpg")
+    return tmp_path / "images"
