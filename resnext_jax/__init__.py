@@ -1,0 +1,1 @@
+"""ResNeXt and ResNet image classifiers in JAX and Flax NNX."""

@@ -1,0 +1,75 @@
+"""Batch normalisation that follows torch.nn.BatchNorm2d in training as well as in evaluation."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation over [N, H, W], per channel, with torch's rules.
+
+    It differs from `flax.nnx.BatchNorm` in three ways: the running variance is updated with the unbiased
+    batch variance (torch.nn.BatchNorm2d), the batch variance is computed in two passes (the one-pass form
+    loses everything to cancellation where the mean is large), and statistics are float32 whatever the
+    compute type is.
+
+    With `axis_name` the batch statistics are those of the global batch across the devices of that mapped
+    axis (torch.nn.SyncBatchNorm); without it each device normalises with its own examples.
+
+    Args:
+        num_features: channels C.
+        momentum: share of the old running value that an update keeps; 0.9 is torch's 0.1.
+        epsilon: added to the variance.
+        dtype: type of the output; None keeps the input's.
+        axis_name: mapped axis to synchronise over, or None.
+        scale_init: initialiser of the scale (ones; zeros for the last norm of a zero-initialised branch).
+        rngs: random streams.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        dtype: jnp.dtype | None = None,
+        axis_name: str | None = None,
+        scale_init: nnx.initializers.Initializer = jax.nn.initializers.ones,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            num_features,
+            momentum=momentum,
+            epsilon=epsilon,
+            dtype=dtype,
+            axis_name=axis_name,
+            scale_init=scale_init,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+        """Normalise [N, H, W, C]; in training also move the running statistics."""
+        use_running = self.use_running_average if use_running_average is None else use_running_average
+        if use_running:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var, count = self._batch_statistics(x)
+            unbiased = var * (count / max(count - 1, 1))
+            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
+            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * unbiased
+        factor = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
+        y = (x.astype(jnp.float32) - mean) * factor + self.bias[...]
+        return y.astype(self.dtype or x.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and biased variance per channel, and the number of values behind each."""
+        x = x.astype(jnp.float32)
+        axes = tuple(range(x.ndim - 1))
+        mean = jnp.mean(x, axes)
+        var = jnp.mean(jnp.square(x - mean), axes)
+        count = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            local_mean, mean = mean, jax.lax.pmean(mean, self.axis_name)
+            var = jax.lax.pmean(var + jnp.square(local_mean - mean), self.axis_name)
+            count *= jax.lax.axis_size(self.axis_name)
+        return mean, var, count
