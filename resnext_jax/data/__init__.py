@@ -1,0 +1,32 @@
+"""From a folder of images, a TFDS data set or the demo set to batches. Nothing heavy is imported here."""
+
+from resnext_jax.data.loading import Images, load_images
+from resnext_jax.data.pipeline import (
+    Batch,
+    WaitTimer,
+    eval_batches,
+    prefetch_to_device,
+    steps_per_epoch,
+    train_batches,
+)
+from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnext_jax.data.sources import Dataset, Record, Source
+from resnext_jax.data.spec import open_dataset
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Batch",
+    "Dataset",
+    "Images",
+    "Preprocessing",
+    "Record",
+    "Source",
+    "WaitTimer",
+    "eval_batches",
+    "load_images",
+    "open_dataset",
+    "prefetch_to_device",
+    "steps_per_epoch",
+    "train_batches",
+]

@@ -1,0 +1,190 @@
+"""Batches in an order that depends on the seed alone: not on threads, devices, processes or resumption."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from types import ModuleType
+from typing import Any, Generic, TypedDict, TypeVar
+
+import numpy as np
+
+from resnext_jax.data.loading import Images
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class Batch(TypedDict):
+    """One process's share of a global batch: D local devices, B images each."""
+
+    image: np.ndarray  # uint8 [D, B, H, W, 3]
+    label: np.ndarray  # int32 [D, B]
+    mask: np.ndarray  # bool [D, B]; False where the last batch of an evaluation is filled up
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Training steps in an epoch of `count` images; what is left of each epoch's order is dropped."""
+    return count // batch_size
+
+
+def train_batches(
+    images: Images,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    local_devices: int = 1,
+) -> Iterator[Batch]:
+    """Endless batches, every epoch in a new order, whole batches only.
+
+    Batch k is a function of (seed, k): a run that resumes at `start_step` sees what an uninterrupted one
+    would have seen.
+
+    Args:
+        images: the training images.
+        batch_size: images in a global batch, over all processes and devices.
+        seed: of the order.
+        start_step: steps already taken since the beginning of the run.
+        process_index: this process.
+        process_count: processes that share each batch.
+        local_devices: devices of each process.
+
+    Raises:
+        ValueError: a batch that the devices do not divide, or more than there are images.
+    """
+    share = _Share(batch_size, process_index, process_count, local_devices)
+    if len(images) < batch_size:
+        largest = len(images) - len(images) % share.devices
+        advice = (
+            f"use a batch-size of at most {largest}" if largest else "there are fewer images than devices"
+        )
+        raise ValueError(f"batch-size {batch_size} is more than the {len(images)} training images: {advice}")
+    order = _import_grain().MapDataset.range(len(images)).seed(seed).shuffle()
+    batches = order.batch(batch_size, drop_remainder=True).repeat()[start_step:]
+    return _iterate(batches.map(lambda indices: share.collate(images, indices)))
+
+
+def eval_batches(
+    images: Images,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    local_devices: int = 1,
+) -> Iterator[Batch]:
+    """Every image once, in order; the last batch is filled up with black images whose mask is False.
+
+    Every process gets the same number of batches, ceil(N / batch_size), whatever its share of the images.
+
+    Args:
+        images: the images to evaluate.
+        batch_size: images in a global batch, over all processes and devices.
+        process_index: this process.
+        process_count: processes that share each batch.
+        local_devices: devices of each process.
+
+    Raises:
+        ValueError: a batch that the devices do not divide.
+    """
+    share = _Share(batch_size, process_index, process_count, local_devices)
+    starts = _import_grain().MapDataset.range(0, len(images), batch_size)
+    return _iterate(
+        starts.map(
+            lambda start: share.collate(images, np.arange(start, min(start + batch_size, len(images))))
+        )
+    )
+
+
+def prefetch_to_device(batches: Iterable[_T], put: Callable[[_T], _R], size: int = 2) -> Iterator[_R]:
+    """Start copying the next batches to the devices while the present one is computed on.
+
+    Args:
+        batches: host batches.
+        put: starts the copy and returns at once, as `jax.device_put` does.
+        size: how many batches are on their way, at least 1.
+    """
+    batches = iter(batches)
+    on_their_way = deque(put(batch) for batch in islice(batches, size))
+    while on_their_way:
+        yield on_their_way.popleft()
+        on_their_way.extend(put(batch) for batch in islice(batches, 1))
+
+
+class WaitTimer(Generic[_T]):
+    """Passes an iterator on and adds up the time that its consumer waits for it.
+
+    Attributes:
+        seconds: spent waiting so far.
+    """
+
+    def __init__(self, iterable: Iterable[_T]):
+        self._iterator = iter(iterable)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[_T]:
+        return self
+
+    def __next__(self) -> _T:
+        start = time.perf_counter()
+        try:
+            return next(self._iterator)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A process's contiguous slice of every global batch, so that the batch is the same for any division."""
+
+    batch_size: int
+    process_index: int
+    process_count: int
+    local_devices: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.devices:
+            fitting = max(round(self.batch_size / self.devices), 1) * self.devices
+            raise ValueError(
+                f"batch-size {self.batch_size} cannot be divided among {self.devices} "
+                f"device{'s' * (self.devices > 1)}: use a multiple of {self.devices}, such as {fitting}"
+            )
+
+    @property
+    def devices(self) -> int:
+        return self.process_count * self.local_devices
+
+    def collate(self, images: Images, indices: np.ndarray) -> Batch:
+        """This process's part of the global batch of images `indices`, filled up with zeros."""
+        size = self.batch_size // self.process_count
+        mine = indices[self.process_index * size : (self.process_index + 1) * size]
+
+        def by_device(values: np.ndarray) -> np.ndarray:
+            if len(values) < size:
+                fill = np.zeros((size - len(values), *values.shape[1:]), values.dtype)
+                values = np.concatenate([values, fill])
+            return values.reshape(self.local_devices, -1, *values.shape[1:])
+
+        return {
+            "image": by_device(images.gather(mine)),
+            "label": by_device(images.labels[mine]),
+            "mask": by_device(np.ones(len(mine), bool)),
+        }
+
+
+def _iterate(batches: Any) -> Iterator[Batch]:
+    """Read a Grain data set in the background: two batches at once, a few ahead, always in order."""
+    return iter(batches.to_iter_dataset(_import_grain().ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def _import_grain() -> ModuleType:
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError(f"batches need Grain ({error}): pip install grain") from error
+    return grain

@@ -1,0 +1,96 @@
+"""The fixed geometry from an image of any size to the square that the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Resize = Literal["crop", "stretch"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, centre crop, and the normalisation that the device applies afterwards.
+
+    The geometry is torchvision's `Resize` and `CenterCrop` on PIL images, to the bit.
+
+    Args:
+        image_size: side of the square that the network sees, in pixels.
+        resize_size: length of the shorter side before the centre crop; None: `image_size`.
+        resize: `crop` keeps the aspect ratio and crops the longer side; `stretch` makes a square.
+        interpolation: filter of the resize, antialiased.
+        mean: of each RGB channel, for values scaled to [0, 1].
+        std: of each RGB channel, for values scaled to [0, 1].
+
+    Raises:
+        ValueError: a size that is not positive, `resize_size` below `image_size`, an unknown word, or a
+            standard deviation that is not positive.
+    """
+
+    image_size: int = 224
+    resize_size: int | None = None
+    resize: Resize = "crop"
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image-size is {self.image_size}: expected a positive number of pixels")
+        if self.resize_size is not None and self.resize_size < self.image_size:
+            raise ValueError(
+                f"resize-size is {self.resize_size}: expected at least image-size, {self.image_size}"
+            )
+        for name, known in (("resize", Resize), ("interpolation", Interpolation)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}: expected one of {', '.join(get_args(known))}"
+                )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std}: expected 3 numbers each, std positive")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Resize and crop one image; normalisation is left to the device.
+
+        Args:
+            image: uint8 [h, w, 3].
+
+        Returns:
+            uint8 [image_size, image_size, 3].
+        """
+        height, width = image.shape[:2]
+        side = self.resize_size or self.image_size
+        if self.resize == "stretch":
+            size = (side, side)
+        elif width <= height:
+            size = (side, int(side * height / width))
+        else:
+            size = (int(side * width / height), side)
+        picture = Image.fromarray(image)
+        if size != picture.size:
+            picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = (round((length - self.image_size) / 2) for length in size)
+        return np.asarray(picture)[top : top + self.image_size, left : left + self.image_size]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: an unknown field, or a value that the fields do not accept.
+        """
+        if unknown := values.keys() - {field.name for field in fields(cls)}:
+            raise ValueError(f"unknown preprocessing field: {', '.join(sorted(unknown))}")
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
