@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import ExifTags, Image
 
-# What Pillow may open: image files that cameras and the web produce, none of its rarely used parsers.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
+# What Pillow may open: none of its rarely used parsers. JPEG includes the multi-picture files of phones.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 # EXIF orientation: how to turn what is stored into what was seen.
 _UPRIGHT = {

@@ -1,0 +1,67 @@
+"""The geometry is torchvision's on PIL images, to the bit."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from resnext_jax.data import IMAGENET_MEAN, Preprocessing
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize", ["crop", "stretch"])
+def test_torchvision(torchvision, resize, interpolation):
+    transforms = torchvision.transforms
+    mode = transforms.InterpolationMode(interpolation)
+
+    @given(
+        height=st.integers(1, 90),
+        width=st.integers(1, 90),
+        image_size=st.integers(1, 48),
+        margin=st.none() | st.integers(0, 16),
+    )
+    @settings(max_examples=60, deadline=None)
+    def check(height, width, image_size, margin):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        side = None if margin is None else image_size + margin
+        ours = Preprocessing(image_size, side, resize=resize, interpolation=interpolation)(image)
+        size = side or image_size
+        theirs = transforms.Compose(
+            [
+                transforms.Resize((size, size) if resize == "stretch" else size, interpolation=mode),
+                transforms.CenterCrop(image_size),
+            ]
+        )(Image.fromarray(image))
+        np.testing.assert_array_equal(ours, np.asarray(theirs))
+        assert ours.shape == (image_size, image_size, 3)
+
+    check()
+
+
+def test_json_round_trip():
+    preprocessing = Preprocessing(96, 128, "stretch", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    stored = json.loads(json.dumps(preprocessing.to_dict()))
+    assert Preprocessing.from_dict(stored) == preprocessing
+    assert Preprocessing.from_dict({}) == Preprocessing()
+    assert hash(Preprocessing.from_dict(stored)) == hash(preprocessing)
+    assert Preprocessing().mean == IMAGENET_MEAN
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image_size": 0}, "image-size is 0"),
+        ({"image_size": 64, "resize_size": 32}, "resize-size is 32: expected at least image-size, 64"),
+        ({"resize": "pad"}, "expected one of crop, stretch"),
+        ({"interpolation": "nearest"}, "expected one of bilinear, bicubic"),
+        ({"std": [1, 1, 0]}, "std positive"),
+        ({"mean": [1, 1]}, "3 numbers each"),
+        ({"size": 3}, "unknown preprocessing field: size"),
+    ],
+)
+def test_bad_values(values, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing.from_dict(values)

@@ -1,0 +1,126 @@
+"""The held-out split: a function of names and seed, stratified, groups whole."""
+
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnext_jax.data.split import groups_by_regex, hold_out
+
+CLASSES = ("a", "b", "c")
+
+
+def names(count, prefix=""):
+    return [f"{prefix}{i}.jpg" for i in range(count)]
+
+
+@given(
+    counts=st.lists(st.integers(2, 60), min_size=2, max_size=3),
+    fraction=st.floats(0.05, 0.95),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_single_images_meet_the_fraction_of_every_class(counts, fraction, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    train, val = hold_out(names(len(labels)), labels, CLASSES[: len(counts)], fraction=fraction, seed=seed)
+    assert sorted([*train, *val]) == list(range(len(labels)))
+    for label, count in enumerate(counts):
+        held = int((labels[val] == label).sum())
+        assert 1 <= held <= count - 1
+        wanted = min(max(fraction * count, 1), count - 1)
+        assert abs(held - wanted) <= 0.5 + 1e-9
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 8), st.integers(0, 2)), min_size=12, max_size=40),
+    mixed=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_groups_stay_whole_and_every_class_is_on_both_sides(groups, mixed, seed):
+    group_of, labels = [], []
+    for number, (size, label) in enumerate(groups):
+        for i in range(size):
+            group_of.append(f"P{number}")
+            labels.append((label + i) % 3 if mixed else label)
+    labels = np.array(labels)
+    present = sorted(set(labels.tolist()))
+    labels = np.searchsorted(present, labels)
+    if any(
+        len({g for g, x in zip(group_of, labels, strict=True) if x == c}) < 2 for c in range(len(present))
+    ):
+        return
+    train, val = hold_out(group_of, labels, CLASSES[: len(present)], fraction=0.25, seed=seed)
+    assert not {group_of[i] for i in train} & {group_of[i] for i in val}
+    assert set(labels[train]) == set(labels[val]) == set(range(len(present)))
+
+
+def test_order_of_the_images_does_not_matter_and_the_seed_does():
+    labels = np.arange(200) % 2
+    keys = names(200)
+    order = np.random.default_rng(0).permutation(200)
+    _, val = hold_out(keys, labels, "ab", fraction=0.2, seed=0)
+    _, shuffled = hold_out([keys[i] for i in order], labels[order], "ab", fraction=0.2, seed=0)
+    assert {keys[i] for i in val} == {keys[order[i]] for i in shuffled}
+    _, other = hold_out(keys, labels, "ab", fraction=0.2, seed=1)
+    assert set(other) != set(val)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_one_more_image_moves_at_most_one_other(number):
+    labels = np.zeros(101, int)
+    labels[50:100] = 1
+    keys = [*names(100), f"new{number}.jpg"]
+    _, before = hold_out(keys[:100], labels[:100], "ab", fraction=0.2, seed=0)
+    _, after = hold_out(keys, labels, "ab", fraction=0.2, seed=0)
+    moved = set(before.tolist()) ^ (set(after.tolist()) - {100})
+    assert len(moved) <= 1
+
+
+def test_the_split_is_the_same_on_every_machine():
+    """Literal values: this breaks if the split ever depends on more than names and seed."""
+    labels = np.array([0] * 6 + [1] * 6)
+    _, val = hold_out([f"{i}.png" for i in range(12)], labels, "ab", fraction=0.34, seed=7)
+    assert val.tolist() == [0, 2, 6, 11]
+
+
+def test_accents_hash_alike_in_either_form():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    keys = ["\u00e91", "\u00e92", "\u00e93", "\u00fc1", "\u00fc2", "\u00fc3"]
+    decomposed = [unicodedata.normalize("NFD", key) for key in keys]
+    assert decomposed != keys
+    splits = [hold_out(form, labels, "ab", fraction=0.34, seed=3)[1] for form in (keys, decomposed)]
+    np.testing.assert_array_equal(*splits)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
+def test_fraction_out_of_range(fraction):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        hold_out(names(10), np.arange(10) % 2, "ab", fraction=fraction, seed=0)
+
+
+def test_a_class_in_one_group_cannot_be_on_both_sides():
+    groups = ["P1", "P1", "P1", "P2", "P3"]
+    with pytest.raises(ValueError, match=r"'a' has 3 images in 1 group:"):
+        hold_out(groups, np.array([0, 0, 0, 1, 1]), "ab", fraction=0.2, seed=0)
+
+
+def test_groups_by_regex():
+    assert groups_by_regex(["M01_02_3.jpg", "NM7_1_0.jpg"], r"^(N?M\d+)_") == ["M01", "NM7"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(", "not a regular expression"),
+        ("^M", "captures nothing: put"),
+        (r"^(M\d)", "'x.jpg'"),
+        (r"(Q)?M1|x", "'M1.jpg'"),
+    ],
+)
+def test_groups_by_regex_refuses(pattern, message):
+    with pytest.raises(ValueError, match=message):
+        groups_by_regex(["M1.jpg", "x.jpg"], pattern)
