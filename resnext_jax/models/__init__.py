@@ -1,7 +1,10 @@
-"""Models: blocks, ResNet, and the table of variants."""
+"""Models: blocks, ResNet, the table of variants, what a model costs, and which part of it is trained."""
 
+from resnext_jax.models.blocks import BasicBlock, Bottleneck, PreactivationBottleneck, ResNetConfig
+from resnext_jax.models.cost import multiply_adds, parameter_count
 from resnext_jax.models.norm import BatchNorm
-from resnext_jax.models.resnet import BasicBlock, Bottleneck, ResNet, ResNetConfig
+from resnext_jax.models.resnet import ResNet
+from resnext_jax.models.transfer import freeze_norms, trainable_mask
 from resnext_jax.models.variants import VARIANTS, abstract_model, build_model, get_config, list_models
 
 __all__ = [
@@ -9,10 +12,15 @@ __all__ = [
     "BasicBlock",
     "BatchNorm",
     "Bottleneck",
+    "PreactivationBottleneck",
     "ResNet",
     "ResNetConfig",
     "abstract_model",
     "build_model",
+    "freeze_norms",
     "get_config",
     "list_models",
+    "multiply_adds",
+    "parameter_count",
+    "trainable_mask",
 ]

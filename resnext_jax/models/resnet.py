@@ -8,144 +8,17 @@ and `width_per_group`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from resnext_jax import ops
-from resnext_jax.models.norm import BatchNorm
+from resnext_jax.models.blocks import BLOCKS, Build, ResNetConfig
 
-# torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu"), as torchvision initialises convolutions.
-CONV_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch.nn.Linear's own: uniform within 1 / sqrt(fan_in).
 LINEAR_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-@dataclass(frozen=True)
-class ResNetConfig:
-    """What tells one variant from another.
-
-    Args:
-        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1).
-        layers: blocks in each stage.
-        groups: cardinality: groups of each block's 3x3 convolution.
-        width_per_group: channels of each group in the first stage.
-        stem: "imagenet" (7x7 stride 2, then 3x3 max pool stride 2) or "cifar" (3x3 stride 1).
-    """
-
-    block: Literal["basic", "bottleneck"]
-    layers: tuple[int, ...]
-    groups: int = 1
-    width_per_group: int = 64
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-
-    def __post_init__(self):
-        if self.block not in BLOCKS:
-            raise ValueError(f"block={self.block!r}: expected one of {', '.join(BLOCKS)}")
-        if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
-            raise ValueError(
-                f"groups={self.groups}, width_per_group={self.width_per_group}: "
-                "basic blocks have no cardinality; use block='bottleneck'"
-            )
-        if not self.layers or min(self.layers) < 1 or self.groups < 1 or self.width_per_group < 1:
-            raise ValueError(f"{self}: layers, groups and width_per_group must be positive")
-
-
-@dataclass(frozen=True)
-class _Build:
-    """How every layer of one model is made."""
-
-    conv_general_dilated: Callable[..., jax.Array]
-    dtype: jnp.dtype
-    bn_axis_name: str | None
-    zero_init_residual: bool
-    rngs: nnx.Rngs
-
-    def conv(self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nnx.Conv:
-        # Padding is explicit: "SAME" would shift windows of stride 2 against torch's.
-        return nnx.Conv(
-            inputs,
-            outputs,
-            kernel_size=(size, size),
-            strides=(stride, stride),
-            padding=[(size // 2, size // 2)] * 2,
-            feature_group_count=groups,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=CONV_INIT,
-            conv_general_dilated=self.conv_general_dilated,
-            rngs=self.rngs,
-        )
-
-    def norm(self, features: int, *, ends_branch: bool = False) -> BatchNorm:
-        zero = ends_branch and self.zero_init_residual
-        init = jax.nn.initializers.zeros if zero else jax.nn.initializers.ones
-        return BatchNorm(
-            features, dtype=self.dtype, axis_name=self.bn_axis_name, scale_init=init, rngs=self.rngs
-        )
-
-    def downsample(self, inputs: int, outputs: int, stride: int) -> nnx.List | None:
-        if stride == 1 and inputs == outputs:
-            return None
-        return nnx.List([self.conv(inputs, outputs, 1, stride), self.norm(outputs)])
-
-
-class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions and a shortcut; [N, H, W, inputs] -> [N, H/stride, W/stride, planes]."""
-
-    expansion = 1
-
-    def __init__(self, inputs: int, planes: int, stride: int, config: ResNetConfig, build: _Build):
-        self.conv1 = build.conv(inputs, planes, 3, stride)
-        self.bn1 = build.norm(planes)
-        self.conv2 = build.conv(planes, planes, 3)
-        self.bn2 = build.norm(planes, ends_branch=True)
-        self.downsample = build.downsample(inputs, planes, stride)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return nnx.relu(y + _shortcut(self.downsample, x))
-
-
-class Bottleneck(nnx.Module):
-    """1x1, grouped 3x3, 1x1 and a shortcut; [N, H, W, inputs] -> [N, H/stride, W/stride, 4 planes].
-
-    The stride is on the 3x3 convolution, as torchvision has it ("ResNet v1.5"), not on the first 1x1.
-    """
-
-    expansion = 4
-
-    def __init__(self, inputs: int, planes: int, stride: int, config: ResNetConfig, build: _Build):
-        width = planes * config.width_per_group // 64 * config.groups
-        outputs = planes * self.expansion
-        self.conv1 = build.conv(inputs, width, 1)
-        self.bn1 = build.norm(width)
-        self.conv2 = build.conv(width, width, 3, stride, groups=config.groups)
-        self.bn2 = build.norm(width)
-        self.conv3 = build.conv(width, outputs, 1)
-        self.bn3 = build.norm(outputs, ends_branch=True)
-        self.downsample = build.downsample(inputs, outputs, stride)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = nnx.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return nnx.relu(y + _shortcut(self.downsample, x))
-
-
-BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
-
-
-def _shortcut(downsample: nnx.List | None, x: jax.Array) -> jax.Array:
-    if downsample is None:
-        return x
-    conv, norm = downsample
-    return norm(conv(x))
 
 
 class ResNet(nnx.Module):
@@ -177,32 +50,26 @@ class ResNet(nnx.Module):
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
             if value < 1:
                 raise ValueError(f"{name}={value}: expected a positive number")
-        build = _Build(conv_general_dilated, dtype, bn_axis_name, zero_init_residual, rngs)
+        build = Build(config, conv_general_dilated, dtype, bn_axis_name, zero_init_residual, rngs)
         self.config = config
         self.dtype = dtype
         self.in_channels = in_channels
 
-        imagenet = config.stem == "imagenet"
-        self.conv1 = build.conv(in_channels, 64, 7 if imagenet else 3, 2 if imagenet else 1)
-        self.bn1 = build.norm(64)
+        preactivation = config.block == "preactivation"
+        size, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
+        self.conv1 = build.conv(in_channels, 64, size, stride, bias=preactivation)
+        self.bn1 = None if preactivation else build.norm(64)
         block = BLOCKS[config.block]
         features = 64
-        for stage, blocks in enumerate(config.layers):
+        for stage, name in enumerate(self.stages):
             planes = 64 * 2**stage
-            stage_blocks = []
-            for i in range(blocks):
-                stride = 2 if stage > 0 and i == 0 else 1
-                stage_blocks.append(block(features, planes, stride, config, build))
+            blocks = []
+            for stride in config.strides(stage):
+                blocks.append(block(features, planes, stride, build))
                 features = planes * block.expansion
-            setattr(self, f"layer{stage + 1}", nnx.List(stage_blocks))
-        self.fc = nnx.Linear(
-            features,
-            num_classes,
-            dtype=dtype,
-            kernel_init=LINEAR_INIT,
-            bias_init=partial(_uniform_bias, fan_in=features),
-            rngs=rngs,
-        )
+            setattr(self, name, nnx.List(blocks))
+        self.norm = build.norm(features) if preactivation else None
+        self.fc = linear_head(features, num_classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Classify normalised images.
@@ -224,7 +91,7 @@ class ResNet(nnx.Module):
         x = features["stem"]
         for name in self.stages:
             x = features[name] = self.stage(name, x)
-        features["pool"] = jnp.mean(x, (1, 2), dtype=jnp.float32)
+        features["pool"] = self.pool(x)
         return features
 
     @property
@@ -236,7 +103,9 @@ class ResNet(nnx.Module):
         """First convolution and, for ImageNet stems, max pooling."""
         if images.ndim != 4 or images.shape[-1] != self.in_channels:
             raise ValueError(f"images of shape {images.shape}: expected [N, H, W, {self.in_channels}]")
-        x = nnx.relu(self.bn1(self.conv1(images.astype(self.dtype))))
+        x = self.conv1(images.astype(self.dtype))
+        if self.bn1 is not None:
+            x = nnx.relu(self.bn1(x))
         if self.config.stem == "imagenet":
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return x
@@ -247,9 +116,27 @@ class ResNet(nnx.Module):
             x = block(x)
         return x
 
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Mean over the pixels of the last stage's output, [N, H, W, C] -> float32 [N, C]."""
+        if self.norm is not None:
+            x = nnx.relu(self.norm(x))
+        return jnp.mean(x, (1, 2), dtype=jnp.float32)
+
     def head(self, pooled: jax.Array) -> jax.Array:
         """Logits, float32 [N, num_classes], of pooled features [N, C]."""
         return self.fc(pooled).astype(jnp.float32)
+
+
+def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A new classification layer, initialised as torch.nn.Linear; [N, features] -> [N, num_classes]."""
+    return nnx.Linear(
+        features,
+        num_classes,
+        dtype=dtype,
+        kernel_init=LINEAR_INIT,
+        bias_init=partial(_uniform_bias, fan_in=features),
+        rngs=rngs,
+    )
 
 
 def _uniform_bias(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, *, fan_in: int) -> jax.Array:

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from resnext_jax.models.resnet import ResNet, ResNetConfig
+from resnext_jax.models.blocks import ResNetConfig
+from resnext_jax.models.resnet import ResNet
 
 VARIANTS: dict[str, ResNetConfig] = {
     "resnet18": ResNetConfig("basic", (2, 2, 2, 2)),
@@ -21,9 +22,21 @@ VARIANTS: dict[str, ResNetConfig] = {
     "resnext101_64x4d": ResNetConfig("bottleneck", (3, 4, 23, 3), 64, 4),
     "wide_resnet50_2": ResNetConfig("bottleneck", (3, 4, 6, 3), 1, 128),
     "wide_resnet101_2": ResNetConfig("bottleneck", (3, 4, 23, 3), 1, 128),
+    # Weakly supervised on hashtags (Mahajan et al. 2018, arXiv 1805.00932); timm and torch hub have weights.
+    "resnext101_32x16d": ResNetConfig("bottleneck", (3, 4, 23, 3), 32, 16),
+    "resnext101_32x32d": ResNetConfig("bottleneck", (3, 4, 23, 3), 32, 32),
+    "resnext101_32x48d": ResNetConfig("bottleneck", (3, 4, 23, 3), 32, 48),
     # The CIFAR models of the ResNeXt paper, section 5.3: three stages at 32, 16 and 8 px.
     "resnext29_8x64d": ResNetConfig("bottleneck", (3, 3, 3), 8, 64, stem="cifar"),
     "resnext29_16x64d": ResNetConfig("bottleneck", (3, 3, 3), 16, 64, stem="cifar"),
+    # The monkeypox experiment's model: strides as in the first ResNet paper, a bias in every convolution.
+    "resnext50_32x4d_stride1x1_bias": ResNetConfig(
+        "bottleneck", (3, 4, 6, 3), 32, 4, stride_1x1=True, conv_bias=True
+    ),
+    # The monkeypox SGD experiment's model: a block fewer in each stage, Keras' epsilon.
+    "resnext38_32x4d": ResNetConfig("bottleneck", (2, 3, 5, 2), 32, 4, epsilon=1.001e-5),
+    # Keras' ResNet50V2: norms before convolutions, the stride in each stage's last block.
+    "resnet50_v2": ResNetConfig("preactivation", (3, 4, 6, 3), epsilon=1.001e-5),
 }
 
 
