@@ -1,0 +1,179 @@
+"""What a training run is: one frozen record, checked as a whole before anything is read."""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from resnext_jax.models import get_config
+
+# A resumed run may differ in these: where and how it runs, not what it computes.
+FREE_FIELDS = {"out", "resume", "overwrite", "epochs"} | {"data_dir", "cache_gib", "workers", "save_minutes"}
+FREE_FIELDS |= {"devices", "distributed"}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run, from data to run directory. Every field is a flag of `resnext-jax train`.
+
+    Raises:
+        ValueError: a field out of range or fields that contradict each other; the message names them.
+    """
+
+    # Data
+    data: str = "demo"
+    """`demo`, a folder of images (class folders, or train/ val/ [test/] holding class folders), or
+    `tfds:NAME[/CONFIG]`."""
+    data_dir: Path | None = None
+    """Where prepared TFDS data sets lie (TFDS's own default otherwise)."""
+    val_fraction: float = 0.2
+    """Share of the images that validate, where the data comes without a validation split."""
+    split_seed: int = 0
+    """Another seed draws another split."""
+    group_by: str | None = None
+    """Regular expression on file names: files whose first capture is equal (one patient, one photo) stay on
+    one side of the split."""
+    skip_bad_images: bool = False
+    """Go on without unreadable images, naming each; otherwise they stop the run before its first step."""
+    image_size: int = 224
+    """Side of the square image that the network sees, in pixels."""
+    resize: Literal["crop", "stretch"] = "crop"
+    """Shorter side to the size and centre crop, or the whole image squeezed into the square."""
+    normalize: Literal["imagenet", "half"] = "imagenet"
+    """Mean and deviation: ImageNet's, or 0.5 and 0.5 (pixels to [-1, 1])."""
+    flip: bool = False
+    """Mirror each training image left to right with probability 1/2."""
+    pad_crop: int = 0
+    """Pad training images by this many pixels and cut the size out again at a random place (CIFAR: 4)."""
+    cache_gib: float = 2.0
+    """Memory for decoded images, in GiB; data sets above it are decoded anew each epoch."""
+    workers: int | None = None
+    """Threads that decode images (default: one a CPU core)."""
+
+    # Model
+    model: str = "resnext50_32x4d"
+    """A name of `resnext-jax models`."""
+    weights: str | None = None
+    """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights, with a new
+    head; default: from scratch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; parameters and batch statistics are float32 always."""
+    zero_init_residual: bool = False
+    """Start every residual branch at zero (Goyal et al. 2017)."""
+    sync_bn: bool = False
+    """Batch statistics over all devices; otherwise each device normalises with its own part of the batch,
+    the running statistics are the devices' mean, and results depend on the number of devices."""
+
+    # Optimisation
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images in a step, over all devices and hosts."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """sgd and adam add the weight decay to the gradient (as torch does); adamw decouples it."""
+    lr: float = 0.1
+    """Learning rate, at its highest."""
+    momentum: float = 0.9
+    """Of sgd."""
+    nesterov: bool = False
+    """Nesterov momentum, of sgd."""
+    weight_decay: float = 0.0
+    """Weight decay of all parameters."""
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    """Learning rate over the run: constant, cosine to 0, or divided by 10 at each of `milestones`."""
+    milestones: tuple[int, ...] = ()
+    """Epochs at which schedule `step` divides the rate."""
+    warmup_epochs: int = 0
+    """Epochs in which the rate rises from 0, before the schedule."""
+    seed: int = 0
+    """Of the initial weights, the order of the images and the augmentation."""
+
+    # Run
+    out: Path = Path("checkpoints/run")
+    """Run directory: configuration, history, checkpoints, curves."""
+    resume: bool = False
+    """Go on where the run in `out` stopped; flags that are not given are the run's own."""
+    overwrite: bool = False
+    """Replace the run in `out`."""
+    save_minutes: float = 10.0
+    """Save within an epoch too, this often, so that long epochs survive a dead machine."""
+    devices: int | None = None
+    """Use only this many devices of each host (default: all)."""
+    distributed: bool = False
+    """One process of many: join them by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by
+    what the cluster (SLURM, TPU pod) says."""
+
+    def __post_init__(self):
+        get_config(self.model)
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(hint) is Literal:
+                choices = typing.get_args(hint)
+                self._check(choices.__contains__, f"one of {', '.join(choices)}", name)
+        self._check(lambda v: 0 < v < 1, "a share between 0 and 1", "val_fraction")
+        self._check(lambda v: 0 < v <= 100, "a number above 0 and at most 100", "lr")
+        self._check(lambda v: 0 <= v < 1, "a number from 0 to below 1", "momentum", "weight_decay")
+        self._check(
+            lambda v: v >= 0, "0 or more", "cache_gib", "pad_crop", "warmup_epochs", "seed", "split_seed"
+        )
+        self._check(lambda v: v > 0, "above 0", "save_minutes")
+        self._check(
+            lambda v: v is None or v >= 1, "at least 1", "epochs", "batch_size", "image_size", "workers"
+        )
+        self._check(lambda v: v is None or v >= 1, "at least 1", "devices")
+        self._check(lambda v: v < self.image_size, f"less than image_size={self.image_size}", "pad_crop")
+        self._check(lambda v: v < self.epochs, f"fewer than epochs={self.epochs}", "warmup_epochs")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(
+                f"schedule={self.schedule!r} with milestones={self.milestones}: milestones go with 'step'"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
+            raise ValueError(f"milestones={self.milestones}: expected rising epochs of at least 1")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov=True: goes with optimizer 'sgd' and a momentum above 0")
+        if self.resume and self.overwrite:
+            raise ValueError("resume=True with overwrite=True: choose one")
+
+    def _check(self, valid: Callable[[Any], bool], expected: str, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not valid(value):
+                raise ValueError(f"{name}={value!r}: expected {expected}")
+
+    def differences(self, other: "TrainConfig") -> list[str]:
+        """Fields in which a resumed run may not differ from `other` and does, as "name: other's -> ours"."""
+        # Epochs may be added, but not under a schedule that is stretched over them.
+        free = FREE_FIELDS if self.schedule != "cosine" else FREE_FIELDS - {"epochs"}
+        pairs = ((f.name, getattr(other, f.name), getattr(self, f.name)) for f in dataclasses.fields(self))
+        return [
+            f"{name}: {theirs} -> {ours}"
+            for name, theirs, ours in pairs
+            if name not in free and ours != theirs
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        plain = dataclasses.asdict(self)
+        return {
+            k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+            for k, v in plain.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Back from `to_dict`; fields that this version does not know raise a ValueError."""
+        hints = typing.get_type_hints(cls)
+        unknown = sorted(set(values) - set(hints))
+        if unknown:
+            raise ValueError(
+                f"unknown fields in the run's config: {', '.join(unknown)}; written by another version?"
+            )
+
+        def restore(name: str, value: Any) -> Any:
+            kinds = typing.get_args(hints[name]) or (hints[name],)
+            if Path in kinds and value is not None:
+                return Path(value)
+            return tuple(value) if isinstance(value, list) else value
+
+        return cls(**{name: restore(name, value) for name, value in values.items()})

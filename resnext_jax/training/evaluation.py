@@ -1,0 +1,57 @@
+"""Exact evaluation: every image once, whatever the batch size and the number of devices."""
+
+import jax
+
+from resnext_jax.data import Images, Preprocessing, eval_batches, prefetch_to_device
+from resnext_jax.models import ResNet
+from resnext_jax.training.console import Update
+from resnext_jax.training.metrics import means, zero_sums
+from resnext_jax.training.parallel import DataParallel
+from resnext_jax.training.state import TrainState, split_model
+from resnext_jax.training.step import Normalize, make_eval_step
+
+
+class Evaluator:
+    """Metrics of a model over images.
+
+    Args:
+        model: gives the structure only; it is not changed.
+        preprocessing: how the network wants its images normalised.
+        parallel: devices.
+    """
+
+    def __init__(self, model: ResNet, preprocessing: Preprocessing, parallel: DataParallel):
+        training = not model.bn1.use_running_average
+        model.eval()
+        graphdef, _, _ = split_model(model)
+        if training:
+            model.train()
+        self._parallel = parallel
+        self._step = parallel.eval_step(
+            make_eval_step(graphdef, Normalize(preprocessing.mean, preprocessing.std))
+        )
+
+    def __call__(
+        self, state: TrainState, images: Images, batch_size: int, update: Update | None = None
+    ) -> dict[str, float]:
+        """Mean loss, top-1 and, for more than five classes, top-5 over all images.
+
+        Args:
+            state: replicated on the devices.
+            images: the split.
+            batch_size: images in a step, over all devices.
+            update: progress: steps done.
+        """
+        batches = eval_batches(
+            images,
+            batch_size=batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            local_devices=self._parallel.local_count,
+        )
+        sums = self._parallel.replicate(zero_sums(len(images.classes)))
+        for done, batch in enumerate(prefetch_to_device(batches, self._parallel.split), start=1):
+            sums = self._step(state, sums, batch)
+            if update:
+                update(done, "")
+        return means(jax.device_get(sums))

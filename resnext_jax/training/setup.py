@@ -1,0 +1,125 @@
+"""Everything that a run needs before its first step, made from its configuration and checked."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from resnext_jax.data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Images,
+    Preprocessing,
+    Source,
+    load_images,
+    open_dataset,
+    steps_per_epoch,
+)
+from resnext_jax.data.augment import Augment, chain, flip, pad_crop
+from resnext_jax.models import ResNet, build_model
+from resnext_jax.training.config import TrainConfig
+from resnext_jax.training.console import Console
+from resnext_jax.training.optimizer import make_optimizer
+from resnext_jax.training.parallel import DataParallel
+from resnext_jax.training.run import RunInfo
+from resnext_jax.training.state import TrainState, create_state, split_model
+from resnext_jax.training.step import AXIS, Normalize, TrainStep, make_train_step
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, ready to start: data in memory, model and optimiser in their initial state."""
+
+    info: RunInfo
+    train_images: Images
+    val_images: Images
+    steps_per_epoch: int
+    model: ResNet
+    state: TrainState
+    optimizer: optax.GradientTransformation
+    train_step: TrainStep
+
+
+def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Setup:
+    """Read the data and build the model of a run; writes nothing.
+
+    Raises:
+        ValueError: bad data, or a configuration that the data or the devices do not allow.
+        FileNotFoundError: missing data or weights.
+    """
+    if config.batch_size % parallel.global_count:
+        raise ValueError(
+            f"batch_size={config.batch_size}: {parallel.global_count} devices do not divide it; use a "
+            f"multiple of {parallel.global_count}"
+        )
+    dataset = open_dataset(
+        config.data,
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+        group_by=config.group_by,
+    )
+    info = RunInfo(config, dataset.classes, make_preprocessing(config))
+    train, val = dataset.split("train"), dataset.split("val")
+    # The splits share the memory that is allowed, by their number of images.
+    share = config.cache_gib / (len(train) + len(val))
+    train_images = read_images(train, "training", info, share * len(train), console)
+    val_images = read_images(val, "validation", info, share * len(val), console)
+    if len(train_images) < config.batch_size:
+        raise ValueError(
+            f"batch_size={config.batch_size}: more than the {len(train_images)} training images; "
+            "use a smaller one"
+        )
+
+    model = build_model(
+        config.model,
+        num_classes=len(dataset.classes),
+        dtype=jnp.dtype(config.dtype),
+        zero_init_residual=config.zero_init_residual,
+        bn_axis_name=AXIS if config.sync_bn else None,
+        rngs=nnx.Rngs(config.seed),
+    )
+    model.train()
+    graphdef, params, batch_stats = split_model(model)
+    steps = steps_per_epoch(len(train_images), config.batch_size)
+    optimizer = make_optimizer(config, steps)
+    normalize = Normalize(info.preprocessing.mean, info.preprocessing.std)
+    return Setup(
+        info=info,
+        train_images=train_images,
+        val_images=val_images,
+        steps_per_epoch=steps,
+        model=model,
+        state=parallel.replicate(create_state(params, batch_stats, optimizer)),
+        optimizer=optimizer,
+        train_step=make_train_step(graphdef, optimizer, normalize, make_augment(config), config.seed),
+    )
+
+
+def read_images(source: Source, name: str, info: RunInfo, budget_gib: float, console: Console) -> Images:
+    """Images of a split, decoded once where the budget allows, with progress."""
+    with console.task(f"reading {name} images", len(source)) as update:
+        return load_images(
+            source,
+            info.preprocessing,
+            budget_bytes=int(budget_gib * 2**30),
+            skip_bad=info.config.skip_bad_images,
+            workers=info.config.workers,
+            progress=lambda done, _: update(done, ""),
+        )
+
+
+def make_preprocessing(config: TrainConfig) -> Preprocessing:
+    """Geometry and normalisation that a configuration asks for."""
+    half = (0.5, 0.5, 0.5)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.normalize == "imagenet" else (half, half)
+    return Preprocessing(config.image_size, resize=config.resize, mean=mean, std=std)
+
+
+def make_augment(config: TrainConfig) -> Augment:
+    """Augmentation that a configuration asks for."""
+    wanted = [flip] if config.flip else []
+    if config.pad_crop:
+        wanted.append(pad_crop(config.pad_crop))
+    return chain(wanted)
