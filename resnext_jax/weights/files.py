@@ -1,0 +1,174 @@
+"""Files of weights: safetensors, torch, and the checkpoints of run directories."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import safetensors
+import safetensors.numpy
+
+from resnext_jax.models import abstract_model
+from resnext_jax.weights.runs import read_run
+from resnext_jax.weights.state_dict import (
+    StateDict,
+    clean_state_dict,
+    from_trees,
+    load_torch_state_dict,
+    looks_like,
+    to_torch_state_dict,
+)
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+SAFETENSORS = ".safetensors"
+_KINDS = f"{SAFETENSORS}, {', '.join(TORCH_SUFFIXES)} or a run directory"
+
+
+def read_weights(path: Path) -> StateDict:
+    """State dict of a file or of a run directory's best checkpoint: torch's names and layout, float32.
+
+    Args:
+        path: a file (.safetensors, .pth, .pt, .bin) or a run directory.
+
+    Raises:
+        FileNotFoundError: nothing is there, or a directory without a checkpoint.
+        ValueError: another kind of file, a damaged one, or one that holds more than arrays.
+    """
+    if path.is_dir():
+        model, _ = read_run(path)
+        return from_trees(model["params"], model["batch_stats"])
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or directory; expected weights as {_KINDS}")
+    if path.suffix == SAFETENSORS:
+        raw = _read_safetensors(path)
+    elif path.suffix in TORCH_SUFFIXES:
+        raw = _read_torch(path)
+    else:
+        raise ValueError(f"{path}: unknown kind of file; expected {_KINDS}")
+    try:
+        return clean_state_dict(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_weights(path: Path, state_dict: StateDict) -> None:
+    """Write a state dict, whole or not at all.
+
+    Args:
+        path: .safetensors, or .pth, .pt, .bin (with torch installed).
+        state_dict: arrays by name.
+
+    Raises:
+        ValueError: another suffix, or torch is missing.
+        OSError: no space left, or no permission.
+    """
+    if path.suffix == SAFETENSORS:
+        # The metadata is what timm and transformers look for.
+        data = safetensors.numpy.save(state_dict, metadata={"format": "pt"})
+    elif path.suffix in TORCH_SUFFIXES:
+        torch = _torch(path)
+        buffer = BytesIO()
+        torch.save({name: torch.from_numpy(array) for name, array in state_dict.items()}, buffer)
+        data = buffer.getvalue()
+    else:
+        raise ValueError(
+            f"{path}: cannot write weights there; expected {SAFETENSORS} or {', '.join(TORCH_SUFFIXES)}"
+        )
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{path}: not written: {error.strerror}") from None
+
+
+def convert(source: Path, destination: Path, *, model: str | None = None) -> str:
+    """Convert weights from one kind of file to another, checking every name and shape on the way.
+
+    Args:
+        source: a file or a run directory, as `read_weights` takes.
+        destination: a file, as `write_weights` takes.
+        model: name of the variant; None: the run's, or the one that names and shapes fit.
+
+    Returns:
+        Name of the variant.
+
+    Raises:
+        FileNotFoundError: no source.
+        ValueError: a kind of file that is not known, weights of another variant, or of several.
+    """
+    state_dict = read_weights(source)
+    if model is None:
+        model = (
+            read_run(source)[1]["config"]["model"] if source.is_dir() else _only_variant(source, state_dict)
+        )
+    shell = abstract_model(model, num_classes=head_size(state_dict), in_channels=input_channels(state_dict))
+    load_torch_state_dict(shell, state_dict)
+    write_weights(destination, to_torch_state_dict(shell))
+    return model
+
+
+def head_size(state_dict: StateDict) -> int:
+    """Number of classes of a state dict.
+
+    Raises:
+        ValueError: it has no head.
+    """
+    if "fc.weight" not in state_dict:
+        raise ValueError(
+            "the weights have no head (fc.weight): give num_classes, and head='new' (--new-head)"
+        )
+    return len(state_dict["fc.weight"])
+
+
+def input_channels(state_dict: StateDict) -> int:
+    """Channels of the images that a state dict is for; 3 where its first convolution is not to be found."""
+    kernel = state_dict.get("conv1.weight")
+    return 3 if kernel is None or kernel.ndim != 4 else kernel.shape[1]
+
+
+def _only_variant(source: Path, state_dict: StateDict) -> str:
+    names = looks_like(state_dict)
+    if len(names) != 1:
+        found = f"fits {', '.join(names)}" if names else "fits no known variant"
+        raise ValueError(f"{source}: {found}; name one with --model")
+    return names[0]
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: damaged, incomplete or not safetensors: {error}") from None
+
+
+def _read_torch(path: Path) -> Any:
+    torch = _torch(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise ValueError(f"{path}: damaged, or not a file of torch.save") from None
+        raise ValueError(
+            f"{path}: refused, nothing was run: it refers to {refused[1]}, and only arrays are read; "
+            "where you trust it, load it in PyTorch and save its state_dict() alone"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        reason = str(error).split(".")[0] or "the file ends early"
+        raise ValueError(f"{path}: damaged or incomplete: {reason}") from None
+
+
+def _torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(
+            f"{path}: {path.suffix} files need PyTorch: pip install 'resnext-jax[torch]', "
+            f"or use a {SAFETENSORS} file"
+        ) from None
+    return torch
