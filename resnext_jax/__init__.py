@@ -1,1 +1,16 @@
 """ResNeXt and ResNet image classifiers in JAX and Flax NNX."""
+
+from resnext_jax.models import list_models
+from resnext_jax.training import TrainConfig, fit, load_run
+from resnext_jax.weights import create_model, load_torch_state_dict, preprocessing, to_torch_state_dict
+
+__all__ = [
+    "TrainConfig",
+    "create_model",
+    "fit",
+    "list_models",
+    "load_run",
+    "load_torch_state_dict",
+    "preprocessing",
+    "to_torch_state_dict",
+]

@@ -7,7 +7,8 @@ from pathlib import Path
 def cache_directory(name: str) -> Path:
     """Folder for one kind of cached thing.
 
-    It lies below `RESNEXT_JAX_CACHE`, else `resnext_jax` below `XDG_CACHE_HOME` or `~/.cache`. It is not created.
+    It lies below `RESNEXT_JAX_CACHE`, else in `resnext_jax` below `XDG_CACHE_HOME` or `~/.cache`. It is not
+    created.
 
     Args:
         name: the kind, "xla" or "weights".

@@ -1,7 +1,7 @@
 """Models: blocks, ResNet, the table of variants, what a model costs, and which part of it is trained."""
 
 from resnext_jax.models.blocks import BasicBlock, Bottleneck, PreactivationBottleneck, ResNetConfig
-from resnext_jax.models.cost import multiply_adds, parameter_count
+from resnext_jax.models.cost import StageCost, multiply_adds, parameter_count, stage_costs
 from resnext_jax.models.norm import BatchNorm
 from resnext_jax.models.resnet import ResNet
 from resnext_jax.models.transfer import freeze_norms, trainable_mask
@@ -15,6 +15,7 @@ __all__ = [
     "PreactivationBottleneck",
     "ResNet",
     "ResNetConfig",
+    "StageCost",
     "abstract_model",
     "build_model",
     "freeze_norms",
@@ -22,5 +23,6 @@ __all__ = [
     "list_models",
     "multiply_adds",
     "parameter_count",
+    "stage_costs",
     "trainable_mask",
 ]

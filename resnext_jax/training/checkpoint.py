@@ -3,7 +3,6 @@
 Everything is saved as host arrays, so that a checkpoint can be restored on any number of devices and hosts.
 """
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +12,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from resnext_jax.training.state import TrainState
+from resnext_jax.weights.runs import rank
 
 Which = Literal["best", "latest"]
-
-
-def rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """Order of checkpoints: validation top-1, ties by loss; what is not finite comes last."""
-    top1, loss = metrics["val_top1"], metrics["val_loss"]
-    return top1 if math.isfinite(top1) else -1.0, -loss if math.isfinite(loss) else -math.inf
 
 
 class Checkpoints:

@@ -16,11 +16,7 @@ FREE_FIELDS |= {"devices", "distributed"}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run, from data to run directory. Every field is a flag of `resnext-jax train`.
-
-    Raises:
-        ValueError: a field out of range or fields that contradict each other; the message names them.
-    """
+    """A training run, from data to run directory. Every field is a flag of `resnext-jax train`."""
 
     # Data
     data: str = "demo"
@@ -105,7 +101,12 @@ class TrainConfig:
     """One process of many: join them by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by
     what the cluster (SLURM, TPU pod) says."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Check the fields, before anything is read; `fit` does it.
+
+        Raises:
+            ValueError: a field out of range, or fields that contradict each other; the message names them.
+        """
         get_config(self.model)
         for name, hint in typing.get_type_hints(type(self)).items():
             if typing.get_origin(hint) is Literal:

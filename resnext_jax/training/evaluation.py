@@ -1,13 +1,13 @@
 """Exact evaluation: every image once, whatever the batch size and the number of devices."""
 
 import jax
+from flax import nnx
 
 from resnext_jax.data import Images, Preprocessing, eval_batches, prefetch_to_device
-from resnext_jax.models import ResNet
 from resnext_jax.training.console import Update
 from resnext_jax.training.metrics import means, zero_sums
 from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.state import TrainState, split_model
+from resnext_jax.training.state import TrainState
 from resnext_jax.training.step import Normalize, make_eval_step
 
 
@@ -15,21 +15,15 @@ class Evaluator:
     """Metrics of a model over images.
 
     Args:
-        model: gives the structure only; it is not changed.
+        graphdef: structure of the model, in evaluation form.
         preprocessing: how the network wants its images normalised.
         parallel: devices.
     """
 
-    def __init__(self, model: ResNet, preprocessing: Preprocessing, parallel: DataParallel):
-        training = not model.bn1.use_running_average
-        model.eval()
-        graphdef, _, _ = split_model(model)
-        if training:
-            model.train()
+    def __init__(self, graphdef: nnx.GraphDef, preprocessing: Preprocessing, parallel: DataParallel):
+        normalize = Normalize(preprocessing.mean, preprocessing.std)
         self._parallel = parallel
-        self._step = parallel.eval_step(
-            make_eval_step(graphdef, Normalize(preprocessing.mean, preprocessing.std))
-        )
+        self._step = parallel.eval_step(make_eval_step(graphdef, normalize))
 
     def __call__(
         self, state: TrainState, images: Images, batch_size: int, update: Update | None = None

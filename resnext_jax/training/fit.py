@@ -63,6 +63,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         FloatingPointError: the loss stopped being finite; the checkpoints from before are kept.
         Interrupted: SIGINT or SIGTERM came; the state was saved, and the message says how to go on.
     """
+    config.check()
     if config.distributed:
         join_processes()
     enable_compilation_cache()
@@ -100,7 +101,7 @@ class _Loop:
         self.primary = jax.process_index() == 0
         self.setup = prepare(config, parallel, console)
         self.schedule = make_schedule(config, self.setup.steps_per_epoch)
-        self.evaluate = Evaluator(self.setup.model, self.setup.info.preprocessing, parallel)
+        self.evaluate = Evaluator(self.setup.eval_graphdef, self.setup.info.preprocessing, parallel)
         self.state = self.setup.state
         # Kept on the host: reading the step off the state would wait for the devices.
         self.step = 0

@@ -1,6 +1,6 @@
 """A trained run, ready to use: classify images, evaluate splits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from resnext_jax.data.files import ImageFiles
 from resnext_jax.models import ResNet, abstract_model
 from resnext_jax.training.checkpoint import Checkpoints, Which
 from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.console import Console
+from resnext_jax.training.console import Console, Update
 from resnext_jax.training.evaluation import Evaluator
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.run import RunInfo
@@ -48,6 +48,11 @@ class Predictions:
             for row, labels in zip(self.probabilities, order, strict=True)
         ]
 
+    def true_classes(self) -> list[str | None]:
+        """The class of each image that lies in a folder called as a class; None of the others."""
+        parents = (Path(key).parent.name for key in self.keys)
+        return [parent if parent in self.classes else None for parent in parents]
+
 
 class Predictor:
     """A trained model with all that it needs to classify images; made by `load_run`.
@@ -56,7 +61,6 @@ class Predictor:
         model: in evaluation form.
         info: configuration, classes and preprocessing of the run.
         step: training steps behind the checkpoint.
-        epoch: epochs behind the checkpoint, begun ones included.
     """
 
     def __init__(self, model: ResNet, info: RunInfo, step: int):
@@ -103,7 +107,7 @@ class Predictor:
         *,
         batch_size: int = 32,
         skip_bad_images: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        update: Update | None = None,
     ) -> Predictions:
         """Classify image files and all images below folders.
 
@@ -111,7 +115,7 @@ class Predictor:
             paths: files and folders.
             batch_size: images at a time.
             skip_bad_images: leave unreadable images out, naming each, instead of raising.
-            progress: called with (images read, images in all).
+            update: progress: images read.
 
         Raises:
             FileNotFoundError: a path that is not there, or a folder without images.
@@ -122,7 +126,7 @@ class Predictor:
             self.preprocessing,
             budget_bytes=0,
             skip_bad=skip_bad_images,
-            progress=progress,
+            progress=None if update is None else lambda done, _: update(done, ""),
         )
         pixels = images.gather(np.arange(len(images)))
         return Predictions(images.keys, pixels, self.probabilities(pixels, batch_size), self.classes)
@@ -131,7 +135,7 @@ class Predictor:
         """Loss, top-1 and (above five classes) top-5 on a split of the data that the run was trained on.
 
         Args:
-            split: "train", "val" or "test", split as in training.
+            split: "train", "val" or "test", split as in training, or "all".
             quiet: show no progress.
             changes: fields of the configuration to replace, such as `data` or `data_dir`.
 
@@ -142,9 +146,9 @@ class Predictor:
         info = replace(self.info, config=replace(self.config, **changes))
         images = self._read_split(info, split, Console(quiet))
         parallel = DataParallel(info.config.devices)
-        _, params, batch_stats = split_model(self.model)
+        graphdef, params, batch_stats = split_model(self.model)
         state = TrainState(jnp.int32(self.step), params, batch_stats, ())
-        evaluate = Evaluator(self.model, self.preprocessing, parallel)
+        evaluate = Evaluator(graphdef, self.preprocessing, parallel)
         batch_size = -(-info.config.batch_size // parallel.global_count) * parallel.global_count
         metrics = evaluate(parallel.replicate(state), images, batch_size)
         return {"images": len(images)} | metrics

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 
 from resnext_jax.data import Preprocessing
-from resnext_jax.training.checkpoint import rank
 from resnext_jax.training.config import TrainConfig
+from resnext_jax.weights.runs import rank
 
 Row = dict[str, float]
 Writer = Callable[[Path, list[Row]], None]

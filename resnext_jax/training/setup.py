@@ -17,7 +17,6 @@ from resnext_jax.data import (
     steps_per_epoch,
 )
 from resnext_jax.data.augment import Augment, chain, flip, pad_crop
-from resnext_jax.models import ResNet, build_model
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.console import Console
 from resnext_jax.training.optimizer import make_optimizer
@@ -25,6 +24,7 @@ from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.run import RunInfo
 from resnext_jax.training.state import TrainState, create_state, split_model
 from resnext_jax.training.step import AXIS, Normalize, TrainStep, make_train_step
+from resnext_jax.weights import create_model
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Setup:
     train_images: Images
     val_images: Images
     steps_per_epoch: int
-    model: ResNet
+    eval_graphdef: nnx.GraphDef
     state: TrainState
     optimizer: optax.GradientTransformation
     train_step: TrainStep
@@ -72,14 +72,18 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
             "use a smaller one"
         )
 
-    model = build_model(
+    model = create_model(
         config.model,
         num_classes=len(dataset.classes),
+        weights=None if config.resume else config.weights,  # a checkpoint takes their place
+        head="new",
         dtype=jnp.dtype(config.dtype),
         zero_init_residual=config.zero_init_residual,
         bn_axis_name=AXIS if config.sync_bn else None,
         rngs=nnx.Rngs(config.seed),
     )
+    model.eval()
+    eval_graphdef = nnx.graphdef(model)
     model.train()
     graphdef, params, batch_stats = split_model(model)
     steps = steps_per_epoch(len(train_images), config.batch_size)
@@ -90,7 +94,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         train_images=train_images,
         val_images=val_images,
         steps_per_epoch=steps,
-        model=model,
+        eval_graphdef=eval_graphdef,
         state=parallel.replicate(create_state(params, batch_stats, optimizer)),
         optimizer=optimizer,
         train_step=make_train_step(graphdef, optimizer, normalize, make_augment(config), config.seed),

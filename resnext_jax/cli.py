@@ -1,0 +1,255 @@
+"""The command `resnext-jax`: parses, calls, prints."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from jax.errors import JaxRuntimeError
+from tyro.conf import Positional, subcommand
+
+from resnext_jax import models, training
+from resnext_jax.data import Preprocessing, open_dataset
+from resnext_jax.training import TrainConfig
+from resnext_jax.training.console import Console, format_metrics
+
+# matplotlib and TFDS are imported by the commands that use them: they take a while.
+
+Checkpoint = Literal["best", "latest"]
+Split = Literal["train", "val", "test", "all"]
+
+BAD_INPUT = 2
+
+
+def train(config: TrainConfig) -> None:
+    """Train a classifier on images."""
+    from resnext_jax.reports.curves import write_curves
+
+    result = training.fit(config, writers=[write_curves])
+    summary = result.summary
+    print(
+        f"best epoch {summary['best_epoch']}: validation top-1 {100 * summary['best_val_top1']:.2f} %, loss "
+        f"{summary['best_val_loss']:.4f}; {summary['seconds']:.0f} s in all; the run is in {result.directory}"
+    )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Loss and accuracy of a trained run on a split of its data, or on other data."""
+
+    run: Positional[Path]
+    """Run directory."""
+    data: str | None = None
+    """Other data than the run's, of the same classes."""
+    data_dir: Path | None = None
+    """Where prepared TFDS data sets lie, if not where they lay in training."""
+    split: Split | None = None
+    """Images to evaluate on (default: val; all of them where other data are given)."""
+    checkpoint: Checkpoint = "best"
+    """The best by validation accuracy, or the latest."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        predictor = training.load_run(self.run, self.checkpoint)
+        split = self.split or ("all" if self.data else "val")
+        other = {name: getattr(self, name) for name in ("data", "data_dir")}
+        changes = {name: value for name, value in other.items() if value is not None}
+        metrics = predictor.evaluate(split, quiet=self.json, **changes)
+        if self.json:
+            print(json.dumps({"run": str(self.run), "step": predictor.step, "split": split} | metrics))
+        else:
+            print(f"{self.run} after {predictor.step} steps, {metrics['images']} images of split {split}")
+            print(format_metrics(metrics))
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify images by a trained run; needs nothing but the run directory."""
+
+    run: Positional[Path]
+    """Run directory."""
+    images: Positional[tuple[Path, ...]]
+    """Image files, and folders whose images are taken at any depth."""
+    csv: Path | None = None
+    """Write the probabilities of all classes to this file."""
+    grid: Path | None = None
+    """Draw the images with their predicted classes to this picture."""
+    top_k: int = 1
+    """Classes to show for each image."""
+    batch_size: int = 32
+    """Images at a time."""
+    skip_bad_images: bool = False
+    """Go on without unreadable images, naming each."""
+    checkpoint: Checkpoint = "best"
+    """The best by validation accuracy, or the latest."""
+
+    def __call__(self) -> None:
+        from resnext_jax.reports import grid, tables
+
+        _at_least_one(top_k=self.top_k, batch_size=self.batch_size, images=len(self.images))
+        if self.grid:
+            grid.check_format(self.grid)
+        predictor = training.load_run(self.run, self.checkpoint)
+        with Console().task("reading images", 0) as update:
+            predictions = predictor.predict(
+                self.images, batch_size=self.batch_size, skip_bad_images=self.skip_bad_images, update=update
+            )
+        tables.print_predictions(predictions, self.top_k)
+        if self.csv:
+            tables.write_predictions(predictions, self.csv)
+        if self.grid:
+            grid.draw_predictions(predictions, self.grid)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Output shape, parameters and multiply-adds of every stage of a model."""
+
+    model: Positional[str]
+    """A name of `resnext-jax models`."""
+    image_size: int = 224
+    """Side of the image in pixels."""
+    num_classes: int = 1000
+    """Outputs of the head."""
+    freeze: tuple[str, ...] = ()
+    """Parts counted as not trainable: beginnings of parameter names, or `backbone`."""
+
+    def __call__(self) -> None:
+        from resnext_jax.reports import tables
+
+        _at_least_one(image_size=self.image_size, num_classes=self.num_classes)
+        model = models.abstract_model(self.model, num_classes=self.num_classes)
+        tables.print_summary(models.stage_costs(model, self.image_size, self.freeze))
+
+
+@dataclass(frozen=True)
+class Models:
+    """List the models."""
+
+    def __call__(self) -> None:
+        from resnext_jax.reports import tables
+
+        tables.print_models()
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Prepare a TFDS data set, so that `--data tfds:NAME --data-dir DIR` finds it."""
+
+    name: Positional[str]
+    """tfds:cifar10, tfds:monkeypox/original or tfds:monkeypox/augmented."""
+    data_dir: Path
+    """Folder for prepared data sets."""
+    archive: Path | None = None
+    """The data set's archive or folder, where it was fetched by hand."""
+
+    def __call__(self) -> None:
+        from resnext_jax.data import prepare_tfds
+
+        print(prepare_tfds(self.name, self.data_dir, self.archive))
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw some images of a data set with their classes."""
+
+    data: Positional[str]
+    """`demo`, a folder, or `tfds:NAME[/CONFIG]`."""
+    out: Path
+    """Picture to write."""
+    data_dir: Path | None = None
+    """Where prepared TFDS data sets lie."""
+    split: Split = "train"
+    """Images to choose from."""
+    image_size: int = 128
+    """Side of each image in pixels."""
+    count: int = 24
+    """Images to draw."""
+    seed: int = 0
+    """Another seed chooses other images."""
+
+    def __call__(self) -> None:
+        from resnext_jax.reports import grid
+
+        grid.check_format(self.out)
+        _at_least_one(image_size=self.image_size, count=self.count)
+        source = open_dataset(self.data, data_dir=self.data_dir).split(self.split)
+        grid.draw_samples(source, Preprocessing(self.image_size), self.count, self.seed, self.out)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepare data sets, and look at them."""
+
+    action: Annotated[Prepare, subcommand("prepare")] | Annotated[Show, subcommand("show")]
+
+    def __call__(self) -> None:
+        self.action()
+
+
+COMMANDS = {
+    "train": TrainConfig,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "summary": Summary,
+    "models": Models,
+    "data": Data,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; ends the process with 0, 2 for bad input, or 128 + the signal."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # Orbax and JAX report their inner workings; what concerns the user is raised or printed.
+    for name in ("absl", "jax", "orbax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        command = parse(arguments)
+        train(command) if isinstance(command, TrainConfig) else command()
+    except training.Interrupted as stop:
+        _fail(f"interrupted: {stop}", 128 + stop.signum)
+    except KeyboardInterrupt:
+        _fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        _fail(f"error: {error}", BAD_INPUT)
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(
+            "error: the device has too little memory for this; use a smaller batch or image size", BAD_INPUT
+        )
+
+
+def parse(arguments: Sequence[str]) -> object:
+    """The command that the arguments ask for. A resumed run's own settings are the defaults of its flags."""
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="resnext-jax", args=arguments)
+    if isinstance(command, TrainConfig) and command.resume:
+        saved = dataclasses.replace(training.read_config(command.out), resume=True, overwrite=False)
+        return tyro.cli(TrainConfig, prog="resnext-jax train", args=arguments[1:], default=saved)
+    return command
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+
+
+def _fail(message: str, code: int) -> None:
+    # RESNEXT_JAX_TRACEBACK=1 shows where an error comes from.
+    if os.environ.get("RESNEXT_JAX_TRACEBACK"):
+        raise
+    print(" ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,40 @@
+"""Learning curves of a run as a picture."""
+
+import math
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from resnext_jax.training import Row, best_row
+
+PANELS = (("loss", "Loss", 1), ("top1", "Top-1 accuracy, %", 100))
+
+
+def write_curves(directory: Path, history: list[Row]) -> None:
+    """Draw loss and top-1 over the epochs to `curves.png` in the run directory.
+
+    Args:
+        directory: the run directory.
+        history: a row an epoch, with train_loss, val_loss, train_top1, val_top1.
+    """
+    best = best_row(history)
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    for axes, (metric, title, scale) in zip(figure.subplots(1, 2), PANELS, strict=True):
+        for split, label, style in (("train", "training", "--"), ("val", "validation", "-")):
+            values = [scale * row[f"{split}_{metric}"] for row in history]
+            # A marker, as a line of one epoch is invisible.
+            axes.plot(epochs, values, style, marker="o", markersize=3, label=label)
+        value = scale * best[f"val_{metric}"]
+        if math.isfinite(value):
+            axes.plot(best["epoch"], value, "o", markersize=9, fillstyle="none", color="black")
+            axes.set_title(f"{title} (best epoch, {best['epoch']}: {value:.4g})")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    # Drawn aside and moved: who watches the file never sees half of it.
+    partial = directory / "curves.partial.png"
+    figure.savefig(partial, dpi=110)
+    partial.replace(directory / "curves.png")

@@ -1,0 +1,97 @@
+"""Grids of images with their classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
+
+from resnext_jax.data import Preprocessing, Source, load_images
+from resnext_jax.data.sources import Subset
+from resnext_jax.reports.fonts import fonts_for
+from resnext_jax.training import Predictions
+
+COLUMNS = 6
+RIGHT, WRONG, NEUTRAL = "#15803d", "#b91c1c", "black"
+
+
+def check_format(file: Path) -> None:
+    """Check, before any work, that a picture can be written under this name.
+
+    Raises:
+        ValueError: an ending that is no picture format.
+    """
+    known = FigureCanvasBase.get_supported_filetypes()
+    if file.suffix[1:].lower() not in known:
+        raise ValueError(f"{file}: no picture format; expected an ending of {', '.join(sorted(known))}")
+
+
+def draw_images(images: np.ndarray, captions: Sequence[str], colors: Sequence[str], file: Path) -> None:
+    """Draw images in rows with a caption each.
+
+    Args:
+        images: uint8 [N, S, S, 3].
+        captions: a text for each, of one or more lines.
+        colors: a colour for each caption.
+        file: picture to write; the format is by its ending.
+    """
+    columns = min(COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    figure = Figure(figsize=(2.1 * columns, (2.0 + 0.2 * lines) * rows), layout="constrained")
+    with fonts_for(captions):
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes in grid:
+            axes.axis("off")
+        for axes, image, caption, color in zip(grid, images, captions, colors, strict=False):
+            axes.imshow(image)
+            # Class names may hold what matplotlib takes for mathematics.
+            axes.set_title(caption, fontsize=9, color=color, parse_math=False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=110)
+
+
+def draw_predictions(predictions: Predictions, file: Path, most: int = 36) -> None:
+    """Draw predicted images with their class and probability.
+
+    Where an image lies in a folder that is called as a class, that is its true class: the caption names both
+    and is green where they agree, red where they don't.
+
+    Args:
+        predictions: of some images.
+        file: picture to write.
+        most: images shown; of more, a sample spread evenly over them.
+    """
+    chosen = np.unique(
+        np.linspace(0, len(predictions.keys) - 1, min(most, len(predictions.keys))).round().astype(int)
+    )
+    captions, colors = [], []
+    tops = predictions.top()
+    truths = predictions.true_classes()
+    for i in chosen:
+        [(name, probability)] = tops[i]
+        caption, color = f"{name} {100 * probability:.0f} %", NEUTRAL
+        if truths[i] is not None:
+            color = RIGHT if truths[i] == name else WRONG
+            caption += f"\ntrue: {truths[i]}"
+        captions.append(caption)
+        colors.append(color)
+    draw_images(predictions.images[chosen], captions, colors, file)
+
+
+def draw_samples(source: Source, preprocessing: Preprocessing, count: int, seed: int, file: Path) -> None:
+    """Draw images of a data set, chosen at random, with their classes.
+
+    Args:
+        source: where to choose from.
+        preprocessing: geometry to show them in.
+        count: how many images.
+        seed: of the choice.
+        file: picture to write.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(source))[:count])
+    images = load_images(Subset(source, chosen), preprocessing, budget_bytes=0)
+    captions = [images.classes[label] for label in images.labels]
+    draw_images(images.gather(np.arange(len(images))), captions, [NEUTRAL] * len(images), file)

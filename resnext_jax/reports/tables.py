@@ -1,0 +1,71 @@
+"""Tables in the terminal and as CSV."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
+from resnext_jax.training import Predictions
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
+    """Print a table; all but the first `text_columns` columns are set to the right."""
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < text_columns else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # Where there is no terminal there is no width to keep to.
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def print_predictions(predictions: Predictions, top_k: int) -> None:
+    """A row an image: its most probable classes."""
+    columns = ["image"]
+    for place in range(1, min(top_k, len(predictions.classes)) + 1):
+        columns += [f"class {place}" if top_k > 1 else "class", "probability"]
+    rows = [
+        [key, *(cell for name, probability in top for cell in (name, f"{100 * probability:.2f} %"))]
+        for key, top in zip(predictions.keys, predictions.top(top_k), strict=True)
+    ]
+    print_table(columns, rows, text_columns=2)
+
+
+def write_predictions(predictions: Predictions, file: Path) -> None:
+    """Write `image,class,probability` and a column of probabilities for each class as CSV."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["image", "class", "probability", *predictions.classes])
+        for key, [(name, probability)], row in zip(
+            predictions.keys, predictions.top(), predictions.probabilities, strict=True
+        ):
+            table.writerow([key, name, f"{probability:.6f}", *(f"{value:.6f}" for value in row)])
+
+
+def print_models() -> None:
+    """Every variant: blocks, cardinality, width, parameters at 1000 classes."""
+    rows = []
+    for name in list_models():
+        model = abstract_model(name)
+        config = model.config
+        numbers = (config.groups, config.width_per_group, parameter_count(model))
+        rows.append([name, config.block, "-".join(map(str, config.layers)), *(f"{n:,}" for n in numbers)])
+    print_table(["model", "block", "blocks", "cardinality", "width", "parameters"], rows, text_columns=3)
+
+
+def print_summary(stages: Sequence[StageCost]) -> None:
+    """Every stage's output shape, parameters and multiply-adds, and the totals."""
+    rows = [
+        [s.name, " x ".join(map(str, s.shape)), f"{s.trainable:,}", f"{s.frozen:,}", f"{s.multiply_adds:,}"]
+        for s in stages
+    ]
+    totals = [sum(getattr(s, name) for s in stages) for name in ("trainable", "frozen", "multiply_adds")]
+    rows.append(["total", "", *(f"{total:,}" for total in totals)])
+    print_table(["stage", "output", "trainable", "not trainable", "multiply-adds"], rows, text_columns=2)
+    print("not trainable: the batch norms' running statistics, and frozen parameters")
