@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_jax.data.sources import SPLITS, Dataset, Record, Subset
-from resnext_jax.data.split import groups_by_regex, hold_out
+from resnext_jax.data.sources import SPLITS, Dataset, Record
+from resnext_jax.data.split import SPLIT_OF_NAME, divide
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-_SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class FolderSource:
@@ -20,19 +19,21 @@ class FolderSource:
 
     Args:
         root: the folder that keys are relative to.
-        within: the folder below `root` that holds the class folders, "" for `root` itself.
+        folder: the one that holds the class folders, `root` itself or below it.
         files: for each class, in the order of the labels, its files relative to its folder.
     """
 
-    def __init__(self, root: Path, within: str, files: dict[str, list[str]]):
+    def __init__(self, root: Path, folder: Path, files: dict[str, list[str]]):
         self.root = root
         self.classes = tuple(files)
         self.labels = np.repeat(
             np.arange(len(files), dtype=np.int32), [len(names) for names in files.values()]
         )
         self.names = [name for names in files.values() for name in names]
-        prefix = f"{within}/" if within else ""
-        self.keys: Sequence[str] = [f"{prefix}{of}/{name}" for of, names in files.items() for name in names]
+        within = folder.relative_to(root)
+        self.keys: Sequence[str] = [
+            (within / class_name / name).as_posix() for class_name, names in files.items() for name in names
+        ]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -45,8 +46,7 @@ class FolderSource:
 def open_folder(root: Path, *, val_fraction: float, split_seed: int, group_by: str | None) -> Dataset:
     """Open a folder that holds class folders, or `train`, `val` and `test` folders holding class folders.
 
-    Class folders are split by `hold_out`, and so is `train` where it stands alone. Where `train` and `test`
-    stand without `val`, `test` serves as both. Images lie at any depth below their class folder.
+    See `divide` for what is held out. Images lie at any depth below their class folder.
 
     Args:
         root: the folder.
@@ -63,9 +63,6 @@ def open_folder(root: Path, *, val_fraction: float, split_seed: int, group_by: s
         kind = "is not a folder" if root.exists() else "does not exist"
         raise FileNotFoundError(f"{root} {kind}: expected a folder that holds class folders")
     folders = _split_folders(root)
-    if not folders:
-        return _held_out(FolderSource(root, "", _class_files(root)), val_fraction, split_seed, group_by)
-
     files = {split: _class_files(folder) for split, folder in folders.items()}
     first = next(iter(folders))
     for split, folder in folders.items():
@@ -74,34 +71,21 @@ def open_folder(root: Path, *, val_fraction: float, split_seed: int, group_by: s
                 f"the classes of {folders[first]} and {folder} differ: only one of them has "
                 f"{', '.join(unmatched)}"
             )
-    sources = {split: FolderSource(root, folder.name, files[split]) for split, folder in folders.items()}
-    if list(sources) == ["train"]:
-        return _held_out(sources["train"], val_fraction, split_seed, group_by)
-    if group_by is not None:
-        present = " and ".join(folder.name for folder in folders.values())
-        raise ValueError(f"group-by divides nothing: {root} is already divided into {present}")
-    if "test" in sources:
-        sources.setdefault("val", sources["test"])
-    return Dataset(str(root), tuple(files[first]), **sources)
-
-
-def _held_out(source: FolderSource, val_fraction: float, split_seed: int, group_by: str | None) -> Dataset:
-    groups = source.keys if group_by is None else groups_by_regex(source.names, group_by)
-    train, val = hold_out(groups, source.labels, source.classes, fraction=val_fraction, seed=split_seed)
-    return Dataset(str(source.root), source.classes, Subset(source, train), Subset(source, val))
+    sources = {split: FolderSource(root, folder, files[split]) for split, folder in folders.items()}
+    return divide(str(root), sources, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """The folders that are splits by their name (in any case) and hold folders: {split: folder}, or {}."""
+    """The folders that are splits by their name (in any case) and hold folders; else the root as train."""
     found: dict[str, Path] = {}
     for folder in _subfolders(root):
-        split = _SPLIT_OF_FOLDER.get(folder.name.lower())
+        split = SPLIT_OF_NAME.get(folder.name.lower())
         if split is None or not _subfolders(folder):
             continue
         if split in found:
             raise ValueError(f"{root} has two folders for one split: {found[split].name} and {folder.name}")
         found[split] = folder
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: found[split] for split in SPLITS if split in found} or {"train": root}
 
 
 def _class_files(folder: Path) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from resnext_jax.data.images import decode
 from resnext_jax.data.preprocessing import Preprocessing
-from resnext_jax.data.sources import Source
+from resnext_jax.data.sources import Record, Source
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ class Images:
         preprocessing: Preprocessing,
         rows: np.ndarray,
         labels: np.ndarray,
+        keys: list[str],
         cache: np.ndarray | None,
         workers: int,
     ):
-        keys = source.keys
         self.classes = source.classes
         self.labels = labels
-        self.keys = [keys[row] for row in rows]
+        self.keys = keys
         self.cached = cache is not None
         self._source, self._preprocessing = source, preprocessing
         self._rows = rows  # the place of each image in the source and in the cache
@@ -109,6 +109,7 @@ def load_images(
         raise ValueError("the data set holds no image")
     workers = workers or _available_cpus()
     labels = np.full(count, -1, np.int32)
+    keys = [""] * count
     cached = count * side * side * 3 <= budget_bytes
     cache = np.empty((count, side, side, 3), np.uint8) if cached else None
     reasons: dict[int, str] = {}
@@ -117,10 +118,11 @@ def load_images(
         stop = min(start + _CHUNK, count)
         for row in range(start, stop):
             try:
-                image, labels[row] = _read(source, preprocessing, row)
+                image, record = _read(source, preprocessing, row)
             except (OSError, ValueError) as error:
                 reasons[row] = " ".join(str(error).split())
                 continue
+            labels[row], keys[row] = record["label"], record["key"]
             if cache is not None:
                 cache[row] = image
         return stop - start
@@ -140,17 +142,17 @@ def load_images(
         _report_bad([reasons[row] for row in sorted(reasons)], count, skip_bad)
         lost = np.setdiff1d(source.labels, labels[rows])
         if len(lost):
-            names = ", ".join(source.classes[label] for label in lost)
-            raise ValueError(f"no readable image is left of {names}: every one was skipped")
-    return Images(source, preprocessing, rows, labels[rows], cache, workers)
+            names = [source.classes[label] if label >= 0 else "no class" for label in lost]
+            raise ValueError(f"no readable image is left of {', '.join(names)}: every one was skipped")
+    return Images(source, preprocessing, rows, labels[rows], [keys[row] for row in rows], cache, workers)
 
 
-def _read(source: Source, preprocessing: Preprocessing, row: int) -> tuple[np.ndarray, int]:
+def _read(source: Source, preprocessing: Preprocessing, row: int) -> tuple[np.ndarray, Record]:
     record = source[row]
     label = record["label"]
     if not 0 <= label < len(source.classes):
         raise ValueError(f"{record['key']}: label {label} is not one of the {len(source.classes)} classes")
-    return preprocessing(decode(record["image"], record["key"])), label
+    return preprocessing(decode(record["image"], record["key"])), record
 
 
 def _report_bad(reasons: list[str], count: int, skip_bad: bool) -> None:

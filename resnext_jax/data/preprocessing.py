@@ -74,11 +74,11 @@ class Preprocessing:
             size = (side, int(side * height / width))
         else:
             size = (int(side * width / height), side)
-        picture = Image.fromarray(image)
-        if size != picture.size:
-            picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
+        if size != (width, height):
+            resample = Image.Resampling[self.interpolation.upper()]
+            image = np.asarray(Image.fromarray(image).resize(size, resample))
         left, top = (round((length - self.image_size) / 2) for length in size)
-        return np.asarray(picture)[top : top + self.image_size, left : left + self.image_size]
+        return image[top : top + self.image_size, left : left + self.image_size]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""

@@ -13,9 +13,59 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+
+from resnext_jax.data.sources import Dataset, Source, Subset
+
+# What data sets call their splits.
+SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class NamedSource(Source, Protocol):
+    """A source whose images have names that say how they belong together."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What `group_by` is matched against, length N."""
+
+
+def divide(
+    name: str,
+    sources: Mapping[str, NamedSource],
+    *,
+    val_fraction: float,
+    split_seed: int,
+    group_by: str | None,
+) -> Dataset:
+    """Make a data set of the splits that there are, holding out validation images where there are none.
+
+    Where `train` stands alone, `val_fraction` of each class is held out; where `train` and `test` stand
+    without `val`, `test` serves as both.
+
+    Args:
+        name: of the data set, for messages.
+        sources: the splits that there are, by `train`, `val`, `test`.
+        val_fraction: share of each class to hold out, in (0, 1).
+        split_seed: another seed holds out other images.
+        group_by: a regular expression over the names; images whose first capture is equal stay on one side.
+
+    Raises:
+        ValueError: see `hold_out` and `groups_by_regex`; or a `group_by` where nothing is held out.
+    """
+    first = next(iter(sources.values()))
+    if list(sources) == ["train"]:
+        groups = first.keys if group_by is None else groups_by_regex(first.names, group_by)
+        train, val = hold_out(groups, first.labels, first.classes, fraction=val_fraction, seed=split_seed)
+        return Dataset(name, first.classes, Subset(first, train), Subset(first, val))
+    if group_by is not None:
+        raise ValueError(f"group-by divides nothing: {name} is already divided into {' and '.join(sources)}")
+    splits: dict[str, Source] = dict(sources)
+    if "test" in splits:
+        splits.setdefault("val", splits["test"])
+    return Dataset(name, first.classes, **splits)
 
 
 def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:

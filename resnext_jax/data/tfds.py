@@ -1,0 +1,210 @@
+"""Prepared TensorFlow Datasets directories, read without TensorFlow and without the code that built them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from resnext_jax.data.builders import BUILDERS, builder_class
+from resnext_jax.data.sources import Dataset, Record
+from resnext_jax.data.split import SPLIT_OF_NAME, divide
+
+# Features that name an example, the first that a data set has.
+_NAME_FEATURES = ("file_name", "filename", "image/filename", "id")
+_CHUNK = 1000  # records read at once to learn their labels
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+@dataclass(frozen=True)
+class TfdsName:
+    """NAME[/CONFIG][:VERSION], as TFDS writes it."""
+
+    name: str
+    config: str | None
+    version: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> TfdsName:
+        """Take a name apart.
+
+        Raises:
+            ValueError: it is not of this form.
+        """
+        match = re.fullmatch(r"(\w+)(?:/([\w.\-]+))?(?::(\d+\.\d+\.\d+))?", text)
+        if match is None:
+            raise ValueError(f"tfds:{text} names no data set: expected tfds:NAME[/CONFIG][:VERSION]")
+        return cls(*match.groups())
+
+    def __str__(self) -> str:
+        return f"tfds:{self.name}" + (f"/{self.config}" if self.config else "")
+
+
+class TfdsSource:
+    """One split of a prepared data set.
+
+    Args:
+        builder: of `tfds.builder_from_directory`.
+        split: the split's name in TFDS.
+        image: name of the image feature.
+        label: name of the label feature.
+    """
+
+    def __init__(self, builder: Any, split: str, image: str, label: str):
+        tfds = import_tfds()
+        features = builder.info.features
+        self.split = split
+        self.classes = tuple(features[label].names or map(str, range(features[label].num_classes)))
+        self._image, self._label = image, label
+        self._name = next((name for name in _NAME_FEATURES if name in features), None)
+        # TFDS's own decoding ignores EXIF rotation, and is not needed for features that we do not read.
+        skipped = {
+            name: tfds.decode.SkipDecoding()
+            for name, feature in features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
+        self._records = builder.as_data_source(split=split, decoders=skipped)
+
+    @cached_property
+    def _labels_and_names(self) -> tuple[np.ndarray, list[str]]:
+        # One pass over the records, without decoding: they are stored whole, images included.
+        labels, names = np.empty(len(self), np.int32), []
+        for start in range(0, len(self), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(self)))
+            for i, record in zip(chunk, self._records.__getitems__(list(chunk)), strict=True):
+                labels[i] = record[self._label]
+                names.append(self._name_of(record, i))
+        return labels, names
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels_and_names[0]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What `group_by` is matched against: file names or ids where the data set has them."""
+        return self._labels_and_names[1]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [f"{self.split}/{name}" for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._records[index]
+        return {
+            "image": record[self._image],
+            "label": int(record[self._label]),
+            "key": f"{self.split}/{self._name_of(record, index)}",
+        }
+
+    def _name_of(self, record: dict[str, Any], index: int) -> str:
+        return str(index) if self._name is None else record[self._name].decode("utf-8", "replace")
+
+
+def open_tfds(
+    name: str, *, data_dir: Path | None, val_fraction: float, split_seed: int, group_by: str | None
+) -> Dataset:
+    """Open a prepared data set.
+
+    `validation` is used to validate where the data set has it, else `test`, else a part of `train`.
+
+    Args:
+        name: `NAME[/CONFIG][:VERSION]`.
+        data_dir: holds `NAME[/CONFIG]/VERSION`; None: TFDS's own default.
+        val_fraction, split_seed, group_by: see `resnext_jax.data.open_dataset`.
+
+    Raises:
+        FileNotFoundError: it is not prepared, or in another version; says how to prepare it.
+        ValueError: no image or label in it, or its files are not array_record.
+    """
+    wanted = TfdsName.parse(name)
+    tfds = import_tfds()
+    directory = _find(wanted, data_dir or Path(tfds.core.constants.DATA_DIR).expanduser())
+    builder = tfds.builder_from_directory(directory)
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{directory} holds {builder.info.file_format.value} files: expected array_record "
+            "(tfds build NAME --file_format=array_record)"
+        )
+    features = builder.info.features
+    image = _feature(directory, features, tfds.features.Image, "image")
+    label = _feature(directory, features, tfds.features.ClassLabel, "label")
+    sources = {
+        SPLIT_OF_NAME[split]: TfdsSource(builder, split, image, label)
+        for split in builder.info.splits
+        if split in SPLIT_OF_NAME
+    }
+    if not sources:
+        raise ValueError(
+            f"{directory} has no split that is used: it has {', '.join(builder.info.splits) or 'none'}, "
+            f"expected some of {', '.join(SPLIT_OF_NAME)}"
+        )
+    return divide(str(wanted), sources, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by)
+
+
+def import_tfds() -> ModuleType:
+    """TensorFlow Datasets, imported only where a data set of it is named."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"tfds: data sets need TensorFlow Datasets ({error}): pip install tensorflow-datasets "
+            "array_record importlib_resources"
+        ) from error
+    return tfds
+
+
+def _find(wanted: TfdsName, data_dir: Path) -> Path:
+    """The directory of the wanted config and version: the newest, where none is asked for or built by us."""
+    of_name = data_dir / wanted.name
+    if wanted.config is None and not _versions(of_name):
+        configs = [path.name for path in sorted(of_name.glob("*")) if _versions(path)]
+        if len(configs) == 1:
+            return _find(TfdsName(wanted.name, configs[0], wanted.version), data_dir)
+        if configs:
+            raise ValueError(
+                f"{wanted} is prepared in several configs: name one, {wanted}/{{{','.join(configs)}}}"
+            )
+    directory = of_name / wanted.config if wanted.config else of_name
+    present = _versions(directory)
+    version = wanted.version
+    if version is None and wanted.name in BUILDERS:
+        version = str(builder_class(wanted.name).VERSION)
+    if version is None and present:
+        version = present[-1]
+    if version in present:
+        return directory / version
+
+    how = "prepare it with TFDS: tfds build NAME --file_format=array_record"
+    if wanted.name in BUILDERS:
+        how = f"run: resnext-jax data prepare {wanted} --data-dir {data_dir}"
+    what = f"is version {', '.join(present)}, not {version}" if present else "is not prepared"
+    raise FileNotFoundError(f"{wanted} in {data_dir} {what}: {how}")
+
+
+def _versions(directory: Path) -> list[str]:
+    """Versions that lie complete in a directory, oldest first."""
+    found = [path.parent.name for path in directory.glob("*/dataset_info.json")]
+    return sorted(filter(_VERSION.fullmatch, found), key=lambda version: [int(n) for n in version.split(".")])
+
+
+def _feature(directory: Path, features: Any, kind: type, name: str) -> str:
+    """The feature of a kind: the one that is called as usual, or the only one."""
+    found = [feature for feature in features if isinstance(features[feature], kind)]
+    if name in found:
+        return name
+    if len(found) != 1:
+        raise ValueError(
+            f"{directory} has {len(found)} {kind.__name__} features and none called {name}: expected one "
+            f"among {', '.join(features)}"
+        )
+    return found[0]
