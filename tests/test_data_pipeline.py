@@ -277,7 +277,7 @@ def test_a_process_that_stops_in_the_middle_exits():
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    heavy = ("tensorflow_datasets", "grain", "matplotlib", "torch", "jax", "array_record")
+    heavy = ("tensorflow_datasets", "array_record", "grain", "matplotlib", "torch")
     code = f"import sys, resnext_jax.data; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -9,6 +9,7 @@ from resnext_jax.data.pipeline import (
     steps_per_epoch,
     train_batches,
 )
+from resnext_jax.data.prepare import prepare_tfds
 from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnext_jax.data.sources import Dataset, Record, Source
 from resnext_jax.data.spec import open_dataset
@@ -27,6 +28,7 @@ __all__ = [
     "load_images",
     "open_dataset",
     "prefetch_to_device",
+    "prepare_tfds",
     "steps_per_epoch",
     "train_batches",
 ]

@@ -205,6 +205,6 @@ def _feature(directory: Path, features: Any, kind: type, name: str) -> str:
     if len(found) != 1:
         raise ValueError(
             f"{directory} has {len(found)} {kind.__name__} features and none called {name}: expected one "
-            f"among {', '.join(features)}"
+            f"among {', '.join(sorted(features))}"
         )
     return found[0]

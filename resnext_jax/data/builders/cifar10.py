@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from resnext_jax.data.builders.archive_builder import ArchiveBuilder
-from resnext_jax.data.download import PublishedFile, check, download
+from resnext_jax.weights.download import download
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 RECORD_BYTES = 1 + 3 * 32 * 32
 
 
+class PublishedFile(NamedTuple):
+    """A file on the web whose content is known: its address, bytes, hash and name."""
+
+    url: str
+    size: int
+    sha256: str
+    name: str
+
+
 def published_archive() -> PublishedFile:
-    """Address, size and SHA-256 of the archive, as the installed TFDS lists them."""
+    """The archive, as the installed TFDS lists it."""
     listing = tfds.core.tfds_path("url_checksums/cifar10.txt").read_text()
     line = next(line for line in listing.splitlines() if "cifar-10-binary" in line)
     url, size, sha256, name = line.split("\t")
-    return PublishedFile(url=url, size=int(size), sha256=sha256, name=name)
+    return PublishedFile(url, int(size), sha256, name)
 
 
 class Cifar10(ArchiveBuilder, skip_registration=True):
@@ -49,9 +59,10 @@ class Cifar10(ArchiveBuilder, skip_registration=True):
 
     @classmethod
     def find_archive(cls, given: Path | None, downloads: Path) -> Path:
+        published = published_archive()
         if given is None:
-            return download(published_archive(), downloads)
-        check(given, published_archive())
+            return download(published.url, downloads / published.name, sha256_prefix=published.sha256)
+        _check(given, published)
         return given
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
@@ -69,6 +80,23 @@ class Cifar10(ArchiveBuilder, skip_registration=True):
                     image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
                     png = io.BytesIO()
                     Image.fromarray(image).save(png, "PNG")
+                    png.seek(0)
                     example = {"id": f"{split}_{index:05d}", "image": png, "label": int(record[0])}
                     yield index, example
                     index += 1
+
+
+def _check(path: Path, published: PublishedFile) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"archive {path} does not exist: expected {published.name} from {published.url}"
+        )
+    size = path.stat().st_size
+    if size != published.size:
+        raise ValueError(f"{path} is not {published.url}: it has {size} bytes, expected {published.size}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != published.sha256:
+        raise ValueError(
+            f"{path} is not {published.url}: its SHA-256 is {digest}, expected {published.sha256}"
+        )
