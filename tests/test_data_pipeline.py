@@ -276,6 +276,19 @@ def test_a_process_that_stops_in_the_middle_exits():
     assert done.stdout == "(1, 8)\n"
 
 
+@pytest.mark.parametrize(
+    ("module", "use", "message"),
+    [
+        ("grain", lambda: next(eval_batches(numbered(4), batch_size=2)), "need Grain"),
+        ("tensorflow_datasets", lambda: open_dataset("tfds:cifar10"), "need TensorFlow Datasets"),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch, module, use, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=f"{message} .*pip install"):
+        use()
+
+
 def test_importing_the_package_imports_nothing_heavy():
     heavy = ("tensorflow_datasets", "array_record", "grain", "matplotlib", "torch")
     code = f"import sys, resnext_jax.data; print([m for m in {heavy} if m in sys.modules])"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -180,6 +181,24 @@ def test_another_file_format(tmp_path):
     directory.write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
     with pytest.raises(ValueError, match="holds tfrecord files: expected array_record"):
         open_dataset("tfds:pets", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: next(path.glob("*.array_record-*")).unlink(),
+        lambda path: os.truncate(next(path.glob("*.array_record-*")), 70_000),
+        lambda path: (path / "dataset_info.json").write_text("{"),
+        lambda path: (path / "features.json").unlink(),
+    ],
+)
+def test_damaged_files(tmp_path, damage):
+    damage(write(tmp_path, {"train": 400}) / "pets" / "1.0.0")
+    with pytest.raises(
+        ValueError, match=r"pets/1\.0\.0 is damaged: delete it and prepare it again"
+    ) as caught:
+        open_dataset("tfds:pets", data_dir=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "/x", "a:latest"])

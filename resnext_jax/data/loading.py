@@ -74,9 +74,12 @@ class Images:
         assert self._pool is not None
         side = self._preprocessing.image_size
         out = np.empty((len(rows), side, side, 3), np.uint8)
-        images = self._pool.map(lambda row: _read(self._source, self._preprocessing, row)[0], rows.tolist())
-        for i, image in enumerate(images):
-            out[i] = image
+
+        def load(i: int) -> None:
+            out[i] = self._preprocessing(_read(self._source, int(rows[i]))[1])
+
+        for _ in self._pool.map(load, range(len(rows))):
+            pass
         return out
 
 
@@ -118,13 +121,13 @@ def load_images(
         stop = min(start + _CHUNK, count)
         for row in range(start, stop):
             try:
-                image, record = _read(source, preprocessing, row)
+                record, image = _read(source, row)
             except (OSError, ValueError) as error:
                 reasons[row] = " ".join(str(error).split())
                 continue
             labels[row], keys[row] = record["label"], record["key"]
             if cache is not None:
-                cache[row] = image
+                cache[row] = preprocessing(image)
         return stop - start
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -147,12 +150,13 @@ def load_images(
     return Images(source, preprocessing, rows, labels[rows], [keys[row] for row in rows], cache, workers)
 
 
-def _read(source: Source, preprocessing: Preprocessing, row: int) -> tuple[np.ndarray, Record]:
+def _read(source: Source, row: int) -> tuple[Record, np.ndarray]:
+    """A record and its image, decoded."""
     record = source[row]
     label = record["label"]
     if not 0 <= label < len(source.classes):
         raise ValueError(f"{record['key']}: label {label} is not one of the {len(source.classes)} classes")
-    return preprocessing(decode(record["image"], record["key"])), record
+    return record, decode(record["image"], record["key"])
 
 
 def _report_bad(reasons: list[str], count: int, skip_bad: bool) -> None:

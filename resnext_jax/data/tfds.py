@@ -70,6 +70,8 @@ class TfdsSource:
             if isinstance(feature, tfds.features.Image)
         }
         self._records = builder.as_data_source(split=split, decoders=skipped)
+        if len(self):
+            self[0], self[len(self) - 1]  # a file that is missing or cut shows here, not after training began
 
     @cached_property
     def _labels_and_names(self) -> tuple[np.ndarray, list[str]]:
@@ -99,7 +101,10 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._records[index]
+        try:
+            record = self._records[index]
+        except RuntimeError as error:  # what array_record raises, whatever is wrong
+            raise OSError(f"{self.split}/{index}: {error}") from error
         return {
             "image": record[self._image],
             "label": int(record[self._label]),
@@ -124,12 +129,15 @@ def open_tfds(
 
     Raises:
         FileNotFoundError: it is not prepared, or in another version; says how to prepare it.
-        ValueError: no image or label in it, or its files are not array_record.
+        ValueError: no image or label in it, its files are not array_record, or they are damaged.
     """
     wanted = TfdsName.parse(name)
     tfds = import_tfds()
     directory = _find(wanted, data_dir or Path(tfds.core.constants.DATA_DIR).expanduser())
-    builder = tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # JSON, protobuf and TFDS errors of all kinds
+        raise _damaged(directory, error) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
             f"{directory} holds {builder.info.file_format.value} files: expected array_record "
@@ -138,11 +146,14 @@ def open_tfds(
     features = builder.info.features
     image = _feature(directory, features, tfds.features.Image, "image")
     label = _feature(directory, features, tfds.features.ClassLabel, "label")
-    sources = {
-        SPLIT_OF_NAME[split]: TfdsSource(builder, split, image, label)
-        for split in builder.info.splits
-        if split in SPLIT_OF_NAME
-    }
+    try:
+        sources = {
+            SPLIT_OF_NAME[split]: TfdsSource(builder, split, image, label)
+            for split in builder.info.splits
+            if split in SPLIT_OF_NAME
+        }
+    except OSError as error:
+        raise _damaged(directory, error) from error
     if not sources:
         raise ValueError(
             f"{directory} has no split that is used: it has {', '.join(builder.info.splits) or 'none'}, "
@@ -189,6 +200,11 @@ def _find(wanted: TfdsName, data_dir: Path) -> Path:
         how = f"run: resnext-jax data prepare {wanted} --data-dir {data_dir}"
     what = f"is version {', '.join(present)}, not {version}" if present else "is not prepared"
     raise FileNotFoundError(f"{wanted} in {data_dir} {what}: {how}")
+
+
+def _damaged(directory: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"{directory} is damaged: delete it and prepare it again ({reason})")
 
 
 def _versions(directory: Path) -> list[str]:
