@@ -46,3 +46,12 @@ def image_folder(tmp_path: Path) -> Path:
             image = Image.fromarray((shade + noise).astype(np.uint8))
             image.save(tmp_path / "images" / name / f"P{i // 2:02d}_{i % 2}.jpg")
     return tmp_path / "images"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a model that compiles in a second: one block of cardinality 4."""
+    from resnext_jax.models import VARIANTS, ResNetConfig
+
+    monkeypatch.setitem(VARIANTS, "tiny", ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar"))
+    return "tiny"

@@ -41,7 +41,7 @@ def draw_images(images: np.ndarray, captions: Sequence[str], colors: Sequence[st
     lines = max(caption.count("\n") + 1 for caption in captions)
     figure = Figure(figsize=(2.1 * columns, (2.0 + 0.2 * lines) * rows), layout="constrained")
     with fonts_for(captions):
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes in grid:
             axes.axis("off")
         for axes, image, caption, color in zip(grid, images, captions, colors, strict=False):

@@ -8,9 +8,9 @@ from flax import nnx
 
 from resnext_jax.cache import cache_directory
 from resnext_jax.data import Preprocessing
+from resnext_jax.download import download
 from resnext_jax.models import ResNet, abstract_model, build_model
 from resnext_jax.models.resnet import linear_head
-from resnext_jax.weights.download import download
 from resnext_jax.weights.files import head_size, read_weights
 from resnext_jax.weights.named import is_name, named_weights
 from resnext_jax.weights.runs import read_run
