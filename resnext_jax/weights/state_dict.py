@@ -78,9 +78,8 @@ def from_trees(*trees: Mapping[Any, Any]) -> StateDict:
     for tree in trees:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             array = np.asarray(leaf)
-            named[_torch_name([entry.key for entry in path])] = np.ascontiguousarray(
-                array.transpose(_TO_TORCH[array.ndim])
-            )
+            name = _torch_name([entry.key for entry in path])
+            named[name] = np.array(array.transpose(_TO_TORCH[array.ndim]), order="C")
     return dict(sorted(named.items()))
 
 
