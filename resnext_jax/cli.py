@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 from jax.errors import JaxRuntimeError
-from tyro.conf import Positional, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from resnext_jax import models, training
 from resnext_jax.data import Preprocessing, open_dataset
@@ -209,8 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; ends the process with 0, 2 for bad input, or 128 + the signal."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    # Orbax and JAX report their inner workings; what concerns the user is raised or printed.
-    for name in ("absl", "jax", "orbax"):
+    # These report their inner workings; what concerns the user is raised or printed.
+    for name in ("absl", "jax", "orbax", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         command = parse(arguments)
@@ -234,7 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str]) -> object:
     """The command that the arguments ask for. A resumed run's own settings are the defaults of its flags."""
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="resnext-jax", args=arguments)
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
+    )
     if isinstance(command, TrainConfig) and command.resume:
         saved = dataclasses.replace(training.read_config(command.out), resume=True, overwrite=False)
         return tyro.cli(TrainConfig, prog="resnext-jax train", args=arguments[1:], default=saved)

@@ -43,13 +43,20 @@ def make_batch(count=16, seed=0):
     }
 
 
+def by_device(batch, devices):
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
 def run_steps(step, state, devices, batches):
     parallel = DataParallel(devices)
-    mapped = parallel.train_step(step)
     state, sums = parallel.replicate(state), parallel.replicate(zero_sums(CLASSES))
+    batches = [
+        parallel.split(jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch))
+        for batch in batches
+    ]
+    compiled = parallel.compile_train_step(step, state, sums, batches[0])
     for batch in batches:
-        batch = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-        state, sums = mapped(state, sums, parallel.split(batch))
+        state, sums = compiled(state, sums, batch)
     return jax.device_get(state), means(jax.device_get(sums))
 
 
@@ -95,7 +102,7 @@ def test_pmap_and_shard_map_agree(tiny):
     )
     sums = zero_sums(CLASSES)
     for batch in BATCHES:
-        state, sums = mapped(state, sums, jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch))
+        state, sums = mapped(state, sums, by_device(batch, 4))
     assert worst_difference(by_pmap, jax.device_get(state)) < 1e-6
     assert metrics == pytest.approx(means(jax.device_get(sums)))
 
@@ -122,13 +129,14 @@ def test_eval_step_counts_only_what_the_mask_says(tiny):
     model.eval()
     graphdef, params, batch_stats = split_model(model)
     parallel = DataParallel(2)
-    step = parallel.eval_step(make_eval_step(graphdef, NORMALIZE))
+    step = make_eval_step(graphdef, NORMALIZE)
     state = parallel.replicate(create_state(params, batch_stats, optax.identity()))
     batch = make_batch()
     logits = np.asarray(model(NORMALIZE(batch["image"])))[:11]
     batch["mask"][11:] = False
-    batch = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
-    sums = step(state, parallel.replicate(zero_sums(CLASSES)), parallel.split(batch))
+    batch = by_device(batch, 2)
+    arguments = state, parallel.replicate(zero_sums(CLASSES)), parallel.split(batch)
+    sums = parallel.compile_eval_step(step, *arguments)(*arguments)
     labels = batch["label"].reshape(-1)[:11]
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(11), labels]
     assert float(sums["count"]) == 11

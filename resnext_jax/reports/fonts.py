@@ -30,7 +30,8 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
 def _installed() -> Iterator[tuple[str, str]]:
     """Family and file of each installed font, upright ones first."""
     fonts = sorted(font_manager.fontManager.ttflist, key=lambda font: (font.style != "normal", font.name))
-    return ((font.name, font.fname) for font in fonts if font.name != "Last Resort")
+    # matplotlib's last resort has a box for every character there is.
+    return ((font.name, font.fname) for font in fonts if not font.name.startswith("Last Resort"))
 
 
 def _characters(path: str) -> set[int]:

@@ -49,7 +49,7 @@ def draw_images(images: np.ndarray, captions: Sequence[str], colors: Sequence[st
             # Class names may hold what matplotlib takes for mathematics.
             axes.set_title(caption, fontsize=9, color=color, parse_math=False)
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=110)
+        figure.savefig(file, dpi=110, bbox_inches="tight")
 
 
 def draw_predictions(predictions: Predictions, file: Path, most: int = 36) -> None:

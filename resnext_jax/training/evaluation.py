@@ -8,7 +8,7 @@ from resnext_jax.training.console import Update
 from resnext_jax.training.metrics import means, zero_sums
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.state import TrainState
-from resnext_jax.training.step import Normalize, make_eval_step
+from resnext_jax.training.step import EvalStep, Normalize, make_eval_step
 
 
 class Evaluator:
@@ -23,7 +23,8 @@ class Evaluator:
     def __init__(self, graphdef: nnx.GraphDef, preprocessing: Preprocessing, parallel: DataParallel):
         normalize = Normalize(preprocessing.mean, preprocessing.std)
         self._parallel = parallel
-        self._step = parallel.eval_step(make_eval_step(graphdef, normalize))
+        self._step = make_eval_step(graphdef, normalize)
+        self._compiled: dict[tuple[int, ...], EvalStep] = {}  # by the shape of the images
 
     def __call__(
         self, state: TrainState, images: Images, batch_size: int, update: Update | None = None
@@ -45,7 +46,10 @@ class Evaluator:
         )
         sums = self._parallel.replicate(zero_sums(len(images.classes)))
         for done, batch in enumerate(prefetch_to_device(batches, self._parallel.split), start=1):
-            sums = self._step(state, sums, batch)
+            shape = batch["image"].shape
+            if shape not in self._compiled:
+                self._compiled[shape] = self._parallel.compile_eval_step(self._step, state, sums, batch)
+            sums = self._compiled[shape](state, sums, batch)
             if update:
                 update(done, "")
         return means(jax.device_get(sums))

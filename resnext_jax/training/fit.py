@@ -220,8 +220,7 @@ class _Loop:
     def _compile(self, sums: Sums, batch: Any) -> None:
         """Compile ahead of the first call, so that the time it takes is known."""
         start = time.perf_counter()
-        mapped = self.parallel.train_step(self.setup.train_step)
-        self.train_step = mapped.lower(self.state, sums, batch).compile()
+        self.train_step = self.parallel.compile_train_step(self.setup.train_step, self.state, sums, batch)
         self.compile_seconds = time.perf_counter() - start
         self.console.line(f"compiled the training step in {self.compile_seconds:.1f} s")
 

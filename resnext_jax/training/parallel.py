@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from resnext_jax.training.step import AXIS
+from resnext_jax.training.metrics import Sums
+from resnext_jax.training.state import TrainState
+from resnext_jax.training.step import AXIS, Batch, EvalStep, TrainStep
 
 
 class DataParallel:
@@ -34,7 +36,8 @@ class DataParallel:
                 f"devices={devices}: a run of {jax.process_count()} processes uses all devices of each"
             )
         self.devices: Sequence[jax.Device] = local[:devices]
-        self._mesh = Mesh(np.array(self.devices), (AXIS,))
+        # Of all processes: arrays are global, as they would be for jit and shard_map.
+        self._mesh = Mesh(np.array(jax.devices() if jax.process_count() > 1 else self.devices), (AXIS,))
 
     @property
     def local_count(self) -> int:
@@ -44,25 +47,34 @@ class DataParallel:
     @property
     def global_count(self) -> int:
         """Devices of all processes."""
-        return self.local_count * jax.process_count()
+        return self._mesh.size
 
     def replicate(self, tree: Any) -> Any:
         """A copy of every array on every device; under the axis name of the steps, or they compile twice."""
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def split(self, batch: Any) -> Any:
-        """Arrays [D, N, ...] with row d on device d."""
-        return jax.device_put(batch, NamedSharding(self._mesh, PartitionSpec(AXIS)))
+        """Arrays [D, N, ...] of this process, with row d on its device d."""
+        sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
-    def train_step(self, step: Callable) -> Callable:
-        """Map `(state, sums, batch) -> (state, sums)`; the state is donated: its memory is the new one's."""
-        # Several processes map over all their devices: naming the local ones would exclude the others'.
-        devices = None if jax.process_count() > 1 else self.devices
-        return jax.pmap(
-            step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=devices, donate_argnums=0
-        )
+    def compile_train_step(self, step: TrainStep, state: TrainState, sums: Sums, batch: Batch) -> TrainStep:
+        """Map a step over the devices and compile it, with its state donated: the new one takes its memory.
 
-    def eval_step(self, step: Callable) -> Callable:
-        """Map `(state, sums, batch) -> sums`."""
+        Args:
+            step: of one device.
+            state: replicated.
+            sums: replicated.
+            batch: split.
+        """
+        mapped = self._map(step, out_axes=(None, None), donate_argnums=0)
+        return mapped.lower(state, sums, batch).compile()
+
+    def compile_eval_step(self, step: EvalStep, state: TrainState, sums: Sums, batch: Batch) -> EvalStep:
+        """Map a step over the devices and compile it; arguments as in `compile_train_step`."""
+        return self._map(step, out_axes=None).lower(state, sums, batch).compile()
+
+    def _map(self, step: Callable, **options: Any) -> Any:
+        # Several processes map over all their devices: to name the local ones would exclude the others'.
         devices = None if jax.process_count() > 1 else self.devices
-        return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+        return jax.pmap(step, AXIS, in_axes=(None, None, 0), devices=devices, **options)

@@ -1,0 +1,136 @@
+"""The command line: every command on real input, in this process and as a process of its own."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from resnext_jax import cli
+from resnext_jax.models import list_models
+
+
+def run(*arguments) -> None:
+    cli.main([str(argument) for argument in arguments])
+
+
+def error_of(capsys, *arguments) -> str:
+    """The one line that a refused command leaves on standard error."""
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.fixture
+def trained(tiny, image_folder, tmp_path):
+    flags = ["--image-size", 16, "--batch-size", 4, "--epochs", 2, "--lr", 0.02, "--devices", 1]
+    run("train", "--data", image_folder, "--model", tiny, *flags, "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_train_evaluate_predict(trained, image_folder, tmp_path, capsys):
+    assert Image.open(trained / "curves.png").size[0] > 600
+
+    run("evaluate", trained, "--json")
+    values = json.loads(capsys.readouterr().out)
+    summary = json.loads((trained / "summary.json").read_text())
+    assert values["top1"] == summary["best_val_top1"]
+    assert values["split"] == "val"
+    run("evaluate", trained, "--checkpoint", "latest", "--split", "train")
+    assert "16 images of split train" in capsys.readouterr().out
+    run("evaluate", trained, "--data", image_folder)
+    assert "20 images of split all" in capsys.readouterr().out
+
+    run(
+        "predict",
+        trained,
+        image_folder,
+        "--csv",
+        tmp_path / "p.csv",
+        "--grid",
+        tmp_path / "p.png",
+        "--top-k",
+        2,
+    )
+    assert "P03_1.jpg" in capsys.readouterr().out
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert all(abs(float(row["left"]) + float(row["right"]) - 1) < 1e-5 for row in rows)
+    assert all(row["class"] == max(("left", "right"), key=lambda c, row=row: float(row[c])) for row in rows)
+    colors = Image.open(tmp_path / "p.png").convert("RGB").getcolors(1 << 24)
+    assert len(colors) > 1000, "the grid shows no images"
+
+
+def test_resume_takes_the_runs_own_settings(trained, capsys):
+    run("train", "--resume", "--out", trained, "--epochs", 3)
+    shown = capsys.readouterr().out
+    assert "resuming after 8 steps" in shown
+    assert "compiled the training step in" in shown
+    assert "epoch 3/3" in shown
+    assert len((trained / "history.jsonl").read_text().splitlines()) == 3
+    assert "lr: 0.02 -> 0.5" in error_of(capsys, "train", "--resume", "--out", trained, "--lr", 0.5)
+
+
+def test_summary_and_models(capsys):
+    run("summary", "resnext50_32x4d", "--freeze", "backbone")
+    shown = capsys.readouterr().out
+    assert "56 x 56 x 256" in shown
+    assert f"{2048 * 1000 + 1000:,}" in shown
+    assert "4,230,479,872" in shown  # torchvision: 4.23 GFLOPS
+    run("models")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in list_models())
+
+
+def test_data_show_draws_samples(image_folder, tmp_path):
+    run("data", "show", image_folder, "--out", tmp_path / "show.png", "--count", 5, "--image-size", 32)
+    assert len(Image.open(tmp_path / "show.png").convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_bad_input_is_one_line(trained, image_folder, tmp_path, capsys):
+    capsys.readouterr()
+    train = ("train", "--data", image_folder, "--out", tmp_path / "new")
+    predict = ("predict", trained, image_folder)
+    assert "did you mean resnext50_32x4d" in error_of(capsys, *train, "--model", "resnext50")
+    assert "lr=-1" in error_of(capsys, *train, "--lr", "-1")
+    assert "exists already" in error_of(capsys, "train", "--data", image_folder, "--out", trained)
+    assert "does not exist" in error_of(
+        capsys, "train", "--data", tmp_path / "none", "--out", tmp_path / "new"
+    )
+    assert "no run directory" in error_of(capsys, "evaluate", tmp_path / "none")
+    assert "no such file" in error_of(capsys, "predict", trained, tmp_path / "none.jpg")
+    assert "picture format" in error_of(
+        capsys, "predict", trained, image_folder, "--grid", tmp_path / "p.docx"
+    )
+    assert "top_k=0" in error_of(capsys, *predict, "--top-k", 0)
+    assert "no test split" in error_of(capsys, "evaluate", trained, "--split", "test")
+    (tmp_path / "bad.jpg").write_bytes(b"not an image")
+    assert "bad.jpg" in error_of(capsys, "predict", trained, tmp_path / "bad.jpg")
+    assert "image_size=0" in error_of(capsys, "summary", "resnet18", "--image-size", 0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_classes_are_refused(trained, image_folder, capsys):
+    (image_folder / "left").rename(image_folder / "up")
+    assert "its classes are right, up" in error_of(capsys, "evaluate", trained, "--data", image_folder)
+
+
+def test_the_command_itself():
+    """The installed script: exit code and message of a real process."""
+    command = [sys.executable, "-c", "from resnext_jax.cli import main; main()"]
+    options = {"capture_output": True, "text": True, "env": os.environ | {"JAX_PLATFORMS": "cpu"}}
+    done = subprocess.run([*command, "train", "--data", "nowhere"], **options)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere does not exist")
+    assert done.stderr.count("\n") == 1
+    helped = subprocess.run([*command, "train", "--help"], **options)
+    assert helped.returncode == 0
+    assert "--group-by" in helped.stdout

@@ -1,0 +1,342 @@
+"""Whole runs: what they leave, how they go on after a stop, what they refuse before writing anything."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import resnext_jax as rj
+from resnext_jax.training import Interrupted
+from resnext_jax.training.checkpoint import Checkpoints
+from resnext_jax.training.state import TrainState
+
+# Runs a command with the `tiny` model in the table, as a process of its own.
+TINY_COMMAND = """
+from resnext_jax.models import VARIANTS, ResNetConfig
+VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
+from resnext_jax.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def config(tiny, image_folder, tmp_path) -> rj.TrainConfig:
+    return rj.TrainConfig(
+        data=str(image_folder),
+        model=tiny,
+        image_size=16,
+        batch_size=4,
+        epochs=3,
+        lr=0.02,
+        pad_crop=1,
+        out=tmp_path / "run",
+        devices=1,
+    )
+
+
+def read_variables(directory: Path) -> tuple[int, dict]:
+    with Checkpoints(directory) as checkpoints:
+        step = checkpoints.step_of("latest")
+        return step, checkpoints.read_model(step)
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The same history but for times, and the same variables to the bit."""
+
+    def rows(directory):
+        lines = (directory / "history.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+    assert rows(a) == rows(b)
+    (step_a, variables_a), (step_b, variables_b) = read_variables(a), read_variables(b)
+    assert step_a == step_b
+    for x, y in zip(*(jax.tree.leaves(v) for v in (variables_a, variables_b)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_learns_and_leaves_everything(config):
+    calls = []
+    result = rj.fit(config, writers=[lambda directory, history: calls.append(len(history))], quiet=True)
+    assert result.summary["best_val_top1"] == 1.0
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert calls == [1, 2, 3]
+    assert {path.name for path in config.out.iterdir()} == {
+        *("config.json", "history.csv", "history.jsonl", "summary.json", "checkpoints")
+    }
+    with (config.out / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert [int(row["step"]) for row in rows] == [4, 8, 12]
+    about = json.loads((config.out / "config.json").read_text())
+    assert about["classes"] == ["left", "right"]
+    assert rj.TrainConfig.from_dict(about["config"]) == config
+    summary = json.loads((config.out / "summary.json").read_text())
+    assert summary["epochs"] == 3
+    assert (
+        summary["best_epoch"] == max(result.history, key=lambda r: (r["val_top1"], -r["val_loss"]))["epoch"]
+    )
+    assert 0 <= summary["data_wait_share"] < 1
+
+
+def test_prediction_and_evaluation_need_only_the_run(config, image_folder):
+    result = rj.fit(config, quiet=True)
+    for which in ("best", "latest"):
+        predictor = rj.load_run(config.out, which)
+        row = next(row for row in result.history if row["step"] == predictor.step)
+        metrics = predictor.evaluate("val")
+        assert metrics["images"] == 4
+        assert metrics["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
+    predictions = predictor.predict([image_folder], batch_size=3)
+    assert len(predictions.keys) == 20
+    assert predictions.probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(
+        predictions.probabilities, predictor.probabilities(predictions.images, batch_size=20), atol=1e-5
+    )
+    names = [top[0][0] for top in predictions.top()]
+    assert np.mean([a == b for a, b in zip(names, predictions.true_classes(), strict=True)]) > 0.9
+    assert len(predictions.top(2)[0]) == 2
+
+
+class StopAt:
+    """Stands for a signal that comes at a given step."""
+
+    def __init__(self, step):
+        self.step, self.signum = step, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def requested(self, step):
+        self.signum = signal.SIGTERM if step >= self.step else None
+        return self.signum is not None
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_run_stopped_at_any_step_goes_on_exactly(config, tmp_path, monkeypatch, step):
+    whole = replace(config, out=tmp_path / "whole")
+    rj.fit(whole, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["resnext_jax.training.fit"], "StopRequest", lambda: StopAt(step))
+        with pytest.raises(Interrupted, match="--resume --out"):
+            rj.fit(config, quiet=True)
+    assert read_variables(config.out)[0] == step
+    rj.fit(replace(config, resume=True), quiet=True)
+    assert_same_run(whole.out, config.out)
+
+
+def test_more_epochs_can_be_added(config, tmp_path):
+    whole = replace(config, out=tmp_path / "whole")
+    rj.fit(whole, quiet=True)
+    rj.fit(replace(config, epochs=1), quiet=True)
+    rj.fit(replace(config, resume=True), quiet=True)
+    assert_same_run(whole.out, config.out)
+
+
+def tiny_process(config: rj.TrainConfig, *more: str, **environment: str) -> subprocess.Popen:
+    """A `train` command of its own with the settings of `config`, but for the number of epochs."""
+    fields = ("data", "model", "image_size", "batch_size", "lr", "pad_crop", "out")
+    flags = [part for name in fields for part in ("--" + name.replace("_", "-"), str(getattr(config, name)))]
+    return subprocess.Popen(
+        [sys.executable, "-c", TINY_COMMAND, "train", *flags, *more],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_epochs(config: rj.TrainConfig, process: subprocess.Popen, epochs: int) -> None:
+    history = config.out / "history.jsonl"
+    deadline = time.monotonic() + 240
+    while not history.exists() or len(history.read_text().splitlines()) < epochs:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no epoch ended in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(config, signum):
+    process = tiny_process(config, "--epochs", "100000", "--devices", "1")
+    wait_for_epochs(config, process, 2)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum
+    assert err.count("\n") == 1
+    assert f"resnext-jax train --resume --out {config.out}" in err
+    step, _ = read_variables(config.out)
+    resumed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            TINY_COMMAND,
+            "train",
+            "--resume",
+            "--out",
+            str(config.out),
+            "--epochs",
+            str(step // 4 + 1),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming after {step} steps" in resumed.stdout
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(config, tmp_path):
+    process = tiny_process(config, "--epochs", "100000", "--devices", "1")
+    wait_for_epochs(config, process, 3)
+    process.kill()
+    process.communicate(timeout=60)
+    step, _ = read_variables(config.out)
+    epochs = step // 4 + 2
+    rj.fit(replace(config, epochs=epochs, resume=True), quiet=True)
+    whole = replace(config, out=tmp_path / "whole", epochs=epochs)
+    rj.fit(whole, quiet=True)
+    assert_same_run(whole.out, config.out)
+
+
+def test_two_processes_train_as_one(config, tmp_path):
+    """Two processes of two devices each, joined over the loopback, against one process of four."""
+    config = replace(config, sync_bn=True, devices=None)
+    whole = replace(config, out=tmp_path / "whole")
+    rj.fit(whole, quiet=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        tiny_process(
+            config,
+            *("--epochs", "3", "--sync-bn", "--distributed"),
+            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    (_, apart), (_, alone) = read_variables(config.out), read_variables(whole.out)
+    for x, y in zip(jax.tree.leaves(apart), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-4)
+    losses = [
+        [json.loads(line)["val_loss"] for line in (run.out / "history.jsonl").read_text().splitlines()]
+        for run in (config, whole)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_checkpoints_keep_the_best_and_the_latest(tmp_path):
+    nan = float("nan")
+    # (top-1, loss) of each step; the best is step 3: the highest accuracy, ties by loss.
+    metrics = {
+        1: (0.5, 1.0),
+        2: (0.8, 0.9),
+        3: (0.8, 0.4),
+        4: (nan, nan),
+        5: (0.8, nan),
+        6: (0.1, 0.1),
+        7: None,
+    }
+    with Checkpoints(tmp_path, create=True) as checkpoints:
+        for step, values in metrics.items():
+            state = TrainState(np.int32(step), {"w": np.full(3, step)}, {"m": np.zeros(1)}, ())
+            row = values and {"val_top1": values[0], "val_loss": values[1]}
+            checkpoints.save(step, state, {"step": step}, row)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.step_of("best") == 3
+        assert checkpoints.step_of("latest") == 7
+        assert checkpoints.read_meta(3) == {"step": 3}
+        np.testing.assert_array_equal(checkpoints.read_model(3)["params"]["w"], [3, 3, 3])
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "7"]
+
+
+def test_a_diverging_run_stops_and_keeps_what_was_good(config):
+    # The decay alone multiplies every weight by -89 in each step: finite for some epochs, then not.
+    bad = replace(config, epochs=20, lr=100.0, momentum=0.0, weight_decay=0.9)
+    with pytest.raises(FloatingPointError, match=r"training loss is (nan|inf).*lower lr"):
+        rj.fit(bad, quiet=True)
+    _, variables = read_variables(config.out)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+BAD_CONFIGS = {
+    "unknown model 'resnext51'": {"model": "resnext51"},
+    "lr=0": {"lr": 0},
+    "lr=1000": {"lr": 1000},
+    "val_fraction=1.5": {"val_fraction": 1.5},
+    "optimizer='lion'": {"optimizer": "lion"},
+    "epochs=0": {"epochs": 0},
+    "warmup_epochs=3": {"warmup_epochs": 3},
+    "milestones go with": {"milestones": (1,)},
+    "nesterov=True": {"nesterov": True, "optimizer": "adam"},
+    "choose one": {"resume": True, "overwrite": True},
+    "does not exist": {"data": "no/such/folder"},
+    "batch_size=32: more than the 16 training images": {"batch_size": 32},
+    "batch_size=6: 4 devices": {"batch_size": 6, "devices": 4},
+    "devices=64": {"devices": 64},
+    "no run here": {"resume": True},
+    "group-by": {"group_by": "("},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), BAD_CONFIGS.items())
+def test_bad_input_writes_nothing(config, message, changes):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        rj.fit(replace(config, **changes), quiet=True)
+    assert message in str(caught.value)
+    assert not config.out.exists()
+
+
+def test_bad_images_stop_the_run_or_are_left_out(config, image_folder):
+    whole = (image_folder / "left" / "P00_0.jpg").read_bytes()
+    (image_folder / "left" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (image_folder / "right" / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"cut\.jpg") as caught:
+        rj.fit(replace(config, val_fraction=0.1), quiet=True)
+    assert "text.png" in str(caught.value)
+    assert not config.out.exists()
+    result = rj.fit(replace(config, epochs=1, val_fraction=0.1, skip_bad_images=True), quiet=True)
+    assert result.summary["train_images"] + result.summary["val_images"] == 20
+
+
+def test_an_existing_run_is_neither_mixed_up_nor_lost(config, tmp_path):
+    rj.fit(replace(config, epochs=1), quiet=True)
+    before = (config.out / "history.csv").read_text()
+    with pytest.raises(ValueError, match="exists already"):
+        rj.fit(config, quiet=True)
+    with pytest.raises(ValueError, match=r"lr: 0\.02 -> 0\.5; seed: 0 -> 1"):
+        rj.fit(replace(config, resume=True, lr=0.5, seed=1), quiet=True)
+    assert (config.out / "history.csv").read_text() == before
+    rj.fit(replace(config, epochs=1, seed=1, overwrite=True), quiet=True)
+    assert (config.out / "history.csv").read_text() != before
+
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "holiday.jpg").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="not a run directory"):
+        rj.fit(replace(config, out=other, overwrite=True), quiet=True)
+    assert (other / "holiday.jpg").exists()
+
+
+def test_a_run_resumed_on_other_data_is_refused(config, image_folder):
+    rj.fit(replace(config, epochs=1), quiet=True)
+    for file in list((image_folder / "left").iterdir())[:3]:
+        file.unlink()
+    with pytest.raises(ValueError, match="the run had 16 training images"):
+        rj.fit(replace(config, resume=True), quiet=True)
