@@ -68,7 +68,7 @@ def _fetch(url: str, partial: Path, timeout: float) -> None:
         length = response.headers.get("Content-Length")
         total = None if length is None else have + int(length)
         with partial.open("ab" if resumed else "wb") as file, _progress(url, have, total) as advance:
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):
                 file.write(chunk)
                 advance(len(chunk))
     size = partial.stat().st_size
