@@ -1,8 +1,8 @@
 """A data set drawn by our own code: three kinds of lesion on skin, told apart by shape and texture alone.
 
-Skin tone, lesion tone, lighting, size, position, blur and noise are random and the same for all classes, and
-every lesion darkens (or lightens) the whole image by an amount drawn from one distribution, so that mean
-colour says nothing about the class.
+Skin tone, lighting, size, position, contrast and noise are random and the same for all classes, and every
+lesion darkens the whole image by an amount drawn from one distribution, so that mean colour says nothing about
+the class.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def draw(label: int, seed: int, size: int = IMAGE_SIZE) -> np.ndarray:
     x, y = axis[None, :], axis[:, None]
 
     # Skin: a tone, slow mottling, lighting from one side, pores.
-    tone = np.array([0.85, 0.65, 0.53]) * rng.uniform(0.5, 1.05) + rng.uniform(-0.02, 0.02, 3)
+    tone = np.array([0.85, 0.65, 0.53]) * rng.uniform(0.65, 1.05) + rng.uniform(-0.02, 0.02, 3)
     slope = rng.uniform(-0.12, 0.12, 2)
     light = 1 + slope[0] * x + slope[1] * y + 0.05 * _mottle(rng, x, y, waves=4, cycles=2)
     light = light + 0.015 * _mottle(rng, x, y, waves=8, cycles=16)
@@ -80,12 +80,10 @@ def draw(label: int, seed: int, size: int = IMAGE_SIZE) -> np.ndarray:
     u, v = _lesion_coordinates(rng, x, y)
     patch = _ramp(np.hypot(u, v) - 1.05, 0.3)
     shape = _SHAPES[label](rng, u, v)
-    shape *= rng.uniform(0.2, 0.35) * patch.mean() / shape.mean()
-    pale = rng.uniform() < 0.2
-    darkening = np.array([-0.45, -0.35, -0.25]) if pale else np.array([0.35, 0.6, 0.55])
+    shape *= rng.uniform(0.28, 0.4) * patch.mean() / shape.mean()
     image = tone * light[..., None] * (1 - 0.12 * patch[..., None] * np.array([0.1, 1, 0.9]))
-    image = image * (1 - shape[..., None] * darkening)
-    image = image + rng.normal(0, rng.uniform(0.008, 0.025), image.shape)
+    image = image * (1 - shape[..., None] * np.array([0.35, 0.6, 0.55]))
+    image = image + rng.normal(0, rng.uniform(0.006, 0.02), image.shape)
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
@@ -93,7 +91,7 @@ def _lesion_coordinates(
     rng: np.random.RandomState, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates turned, shifted, scaled and warped: the lesion is the unit disk in them."""
-    angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.42, 0.72)
+    angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.55, 0.8)
     centre = rng.uniform(-1, 1, 2) * (0.9 - radius)
     u = (np.cos(angle) * (x - centre[0]) + np.sin(angle) * (y - centre[1])) / radius
     v = (np.cos(angle) * (y - centre[1]) - np.sin(angle) * (x - centre[0])) / (radius * rng.uniform(0.75, 1))
