@@ -1,8 +1,8 @@
 """A data set drawn by our own code: three kinds of lesion on skin, told apart by shape and texture alone.
 
-Skin tone, lighting, size, position, contrast and noise are random and the same for all classes, and every
-lesion darkens the whole image by an amount drawn from one distribution, so that mean colour says nothing about
-the class.
+Skin tone, lighting, size, position, contrast and noise are drawn alike for all classes, and every lesion
+darkens the whole image by an amount drawn from one distribution, so that mean colour says nothing about the
+class.
 """
 
 from __future__ import annotations

@@ -127,18 +127,16 @@ def select(paths: list[PurePosixPath], config: str, archive: Path) -> list[tuple
     Raises:
         ValueError: no image of the config, or of one of its classes.
     """
-    labelled = []
+    labelled: dict[str | None, list[tuple[PurePosixPath, str]]] = {"original": [], "augmented": [], None: []}
     for path in paths:
         folders = [re.sub(r"[^a-z]", "", part.lower()) for part in path.parts[:-1]]
         label = _CLASS_OF_FOLDER.get(folders[-1]) if folders else None
-        if label is not None and "fold" not in folders:
-            labelled.append((path, label, folders))
-    kinds = [
-        next((k for k in ("original", "augmented") if any(f.startswith(k) for f in folders)), None)
-        for *_, folders in labelled
-    ]
-    wanted = {config} if any(kinds) else {None}
-    chosen = [(path, label) for (path, label, _), kind in zip(labelled, kinds, strict=True) if kind in wanted]
+        if label is None or "fold" in folders:
+            continue
+        kinds = [k for k in ("original", "augmented") if any(folder.startswith(k) for folder in folders)]
+        labelled[kinds[0] if kinds else None].append((path, label))
+    called = labelled["original"] or labelled["augmented"]
+    chosen = labelled[config] if called else labelled[None]
     if missing := [name for name in CLASSES if name not in {label for _, label in chosen}]:
         raise ValueError(
             f"{archive} holds no {config} image of {' and '.join(missing)}: expected folders such as "
