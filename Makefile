@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 demo: .venv/.run
 	$(BIN)/resnext-jax train --data demo --model resnext14_32x4d --image-size 64 --epochs 8 --batch-size 32 \
-	  --optimizer adam --lr 1e-3 --flip --out checkpoints/demo --overwrite
+	  --optimizer adam --lr 1e-3 --schedule cosine --flip --out checkpoints/demo --overwrite
 	$(BIN)/resnext-jax evaluate checkpoints/demo
 
 test: .venv/.test

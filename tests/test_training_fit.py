@@ -271,7 +271,8 @@ def test_a_diverging_run_stops_and_keeps_what_was_good(config):
     bad = replace(config, epochs=20, lr=100.0, momentum=0.0, weight_decay=0.9)
     with pytest.raises(FloatingPointError, match=r"training loss is (nan|inf).*lower lr"):
         rj.fit(bad, quiet=True)
-    _, variables = read_variables(config.out)
+    with Checkpoints(config.out) as checkpoints:
+        variables = checkpoints.read_model(checkpoints.step_of("best"))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
