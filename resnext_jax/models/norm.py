@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from resnext_jax import ops
+
 
 class BatchNorm(nnx.BatchNorm):
     """Batch normalisation over [N, H, W], per channel, with torch's rules.
@@ -50,26 +52,15 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
         """Normalise [N, H, W, C]; in training also move the running statistics."""
         use_running = self.use_running_average if use_running_average is None else use_running_average
+        scale, bias = self.scale[...], self.bias[...]
         if use_running:
-            mean, var = self.mean[...], self.var[...]
+            factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * scale
+            y = (x.astype(jnp.float32) - self.mean[...]) * factor + bias
         else:
-            mean, var, count = self._batch_statistics(x)
+            y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.axis_name)
+            devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+            count = devices * (x.size // x.shape[-1])
             unbiased = var * (count / max(count - 1, 1))
             self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
             self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * unbiased
-        factor = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
-        y = (x.astype(jnp.float32) - mean) * factor + self.bias[...]
         return y.astype(self.dtype or x.dtype)
-
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance per channel, and the number of values behind each."""
-        x = x.astype(jnp.float32)
-        axes = tuple(range(x.ndim - 1))
-        mean = jnp.mean(x, axes)
-        var = jnp.mean(jnp.square(x - mean), axes)
-        count = x.size // x.shape[-1]
-        if self.axis_name is not None:
-            local_mean, mean = mean, jax.lax.pmean(mean, self.axis_name)
-            var = jax.lax.pmean(var + jnp.square(local_mean - mean), self.axis_name)
-            count *= jax.lax.axis_size(self.axis_name)
-        return mean, var, count

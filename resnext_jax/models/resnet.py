@@ -107,7 +107,7 @@ class ResNet(nnx.Module):
         if self.bn1 is not None:
             x = nnx.relu(self.bn1(x))
         if self.config.stem == "imagenet":
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = ops.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         return x
 
     def stage(self, name: str, x: jax.Array) -> jax.Array:

@@ -1,5 +1,8 @@
 """Operators that XLA lowers badly, each with its own derivative rule."""
 
+from resnext_jax.ops.batch_norm import batch_norm
 from resnext_jax.ops.grouped_conv import conv_general_dilated
+from resnext_jax.ops.host_memory import keep_freed_memory
+from resnext_jax.ops.max_pool import max_pool
 
-__all__ = ["conv_general_dilated"]
+__all__ = ["batch_norm", "conv_general_dilated", "keep_freed_memory", "max_pool"]
