@@ -29,9 +29,8 @@ AUGMENT = chain([flip, pad_crop(2)])
 def make_step(tiny, *, sync, augment=AS_IS, optimizer=SGD):
     model = build_model(tiny, num_classes=CLASSES, bn_axis_name=AXIS if sync else None)
     graphdef, params, batch_stats = split_model(model)
-    return make_train_step(graphdef, optimizer, NORMALIZE, augment, seed=5), create_state(
-        params, batch_stats, optimizer
-    )
+    state = create_state(params, batch_stats, optimizer, seed=5)
+    return make_train_step(graphdef, optimizer, NORMALIZE, augment), state
 
 
 def make_batch(count=16, seed=0):
@@ -131,7 +130,7 @@ def test_eval_step_counts_only_what_the_mask_says(tiny):
     graphdef, params, batch_stats = split_model(model)
     parallel = DataParallel(2)
     step = make_eval_step(graphdef, NORMALIZE)
-    state = parallel.replicate(create_state(params, batch_stats, optax.identity()))
+    state = parallel.replicate(create_state(params, batch_stats, optax.identity(), seed=0))
     batch = make_batch()
     logits = np.asarray(model(NORMALIZE(batch["image"])))[:11]
     batch["mask"][11:] = False
@@ -155,6 +154,13 @@ def test_metric_sums_against_numpy():
     assert float(sums["count"]) == mask.sum()
     assert float(sums["top1"]) == (order[:, 0] == labels)[mask].sum()
     assert float(sums["top5"]) == (order[:, :5] == labels[:, None]).any(1)[mask].sum()
+
+
+def test_what_is_not_a_number_is_not_right():
+    logits = jnp.full((4, 3), jnp.nan)
+    labels = jnp.arange(4) % 3
+    sums = metric_sums(logits, cross_entropy(logits, labels), labels, jnp.ones(4, bool))
+    assert float(sums["top1"]) == 0
 
 
 def test_top5_only_where_it_has_meaning():

@@ -20,8 +20,8 @@ Which = Literal["best", "latest"]
 class Checkpoints:
     """The checkpoints of one run directory; use as a context manager, or close.
 
-    A checkpoint has three items: `model` (params, batch_stats), `optimizer` (step, opt_state) and `meta`
-    (JSON: all that is needed to rebuild and to resume).
+    A checkpoint has three items: `model` (params, batch_stats), `optimizer` (seed, step, opt_state) and
+    `meta` (JSON: all that is needed to rebuild and to resume).
 
     Args:
         directory: the run directory; checkpoints are below it, in `checkpoints/`.
@@ -80,7 +80,9 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave({"params": host.params, "batch_stats": host.batch_stats}),
-                optimizer=ocp.args.StandardSave({"step": host.step, "opt_state": host.opt_state}),
+                optimizer=ocp.args.StandardSave(
+                    {"seed": host.seed, "step": host.step, "opt_state": host.opt_state}
+                ),
                 meta=ocp.args.JsonSave(meta),
             ),
             metrics=metrics,
@@ -118,7 +120,9 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardRestore({"params": like.params, "batch_stats": like.batch_stats}),
-                optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
+                optimizer=ocp.args.StandardRestore(
+                    {"seed": like.seed, "step": like.step, "opt_state": like.opt_state}
+                ),
             ),
         )
         return TrainState(**items["model"], **items["optimizer"])

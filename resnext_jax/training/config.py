@@ -37,8 +37,9 @@ class TrainConfig:
     """Side of the square image that the network sees, in pixels."""
     resize: Literal["crop", "stretch"] = "crop"
     """Shorter side to the size and centre crop, or the whole image squeezed into the square."""
-    normalize: Literal["imagenet", "half"] = "imagenet"
-    """Mean and deviation: ImageNet's, or 0.5 and 0.5 (pixels to [-1, 1])."""
+    normalize: Literal["weights", "imagenet", "half"] = "weights"
+    """Mean and deviation: those that `weights` were trained with, where they say so (a run directory or
+    torchvision's name), else ImageNet's; ImageNet's; or 0.5 and 0.5 (pixels to [-1, 1])."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
     pad_crop: int = 0
@@ -54,6 +55,9 @@ class TrainConfig:
     weights: str | None = None
     """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights, with a new
     head; default: from scratch."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the given weights that stay as they are, batch statistics too: beginnings of parameter names
+    (conv1 bn1 layer1), or `backbone`: all but the head."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters and batch statistics are float32 always."""
     zero_init_residual: bool = False
@@ -67,22 +71,36 @@ class TrainConfig:
     """Passes over the training images."""
     batch_size: int = 32
     """Images in a step, over all devices and hosts."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd and adam add the weight decay to the gradient (as torch does); adamw decouples it."""
+    optimizer: Literal["sgd", "adam", "adamw", "lamb"] = "sgd"
+    """sgd and adam add the weight decay to the gradient (as torch does); adamw and lamb decouple it."""
     lr: float = 0.1
     """Learning rate, at its highest."""
+    head_lr: float | None = None
+    """Learning rate of the head `fc`, under the same schedule (default: lr)."""
     momentum: float = 0.9
     """Of sgd."""
     nesterov: bool = False
     """Nesterov momentum, of sgd."""
     weight_decay: float = 0.0
-    """Weight decay of all parameters."""
-    schedule: Literal["constant", "cosine", "step"] = "constant"
-    """Learning rate over the run: constant, cosine to 0, or divided by 10 at each of `milestones`."""
+    """Weight decay of all parameters that the next two leave."""
+    norm_weight_decay: float | None = None
+    """Weight decay of batch norms (default: weight_decay)."""
+    bias_weight_decay: float | None = None
+    """Weight decay of biases, those of batch norms included (default: as of the parameters beside them)."""
+    clip_grad_norm: float | None = None
+    """Scale the gradient down to this norm where it is larger."""
+
+    # Learning rate over the run
+    schedule: Literal["constant", "cosine", "step", "onecycle"] = "constant"
+    """constant; cosine to `min_lr`; step: divided by 10 at each of `milestones`; onecycle: from lr / 25 up to
+    lr in the first 30 % of the steps, then down to almost 0."""
     milestones: tuple[int, ...] = ()
     """Epochs at which schedule `step` divides the rate."""
     warmup_epochs: int = 0
     """Epochs in which the rate rises from 0, before the schedule."""
+    min_lr: float = 0.0
+    """Where schedule `cosine` ends."""
+
     seed: int = 0
     """Of the initial weights, the order of the images and the augmentation."""
 
@@ -107,45 +125,12 @@ class TrainConfig:
         Raises:
             ValueError: a field out of range, or fields that contradict each other; the message names them.
         """
-        get_config(self.model)
-        for name, hint in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(hint) is Literal:
-                choices = typing.get_args(hint)
-                self._check(choices.__contains__, f"one of {', '.join(choices)}", name)
-        self._check(lambda v: 0 < v < 1, "a share between 0 and 1", "val_fraction")
-        self._check(lambda v: 0 < v <= 100, "a number above 0 and at most 100", "lr")
-        self._check(lambda v: 0 <= v < 1, "a number from 0 to below 1", "momentum", "weight_decay")
-        self._check(
-            lambda v: v >= 0, "0 or more", "cache_gib", "pad_crop", "warmup_epochs", "seed", "split_seed"
-        )
-        self._check(lambda v: v > 0, "above 0", "save_minutes")
-        self._check(
-            lambda v: v is None or v >= 1, "at least 1", "epochs", "batch_size", "image_size", "workers"
-        )
-        self._check(lambda v: v is None or v >= 1, "at least 1", "devices")
-        self._check(lambda v: v < self.image_size, f"less than image_size={self.image_size}", "pad_crop")
-        self._check(lambda v: v < self.epochs, f"fewer than epochs={self.epochs}", "warmup_epochs")
-        if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError(
-                f"schedule={self.schedule!r} with milestones={self.milestones}: milestones go with 'step'"
-            )
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
-            raise ValueError(f"milestones={self.milestones}: expected rising epochs of at least 1")
-        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError("nesterov=True: goes with optimizer 'sgd' and a momentum above 0")
-        if self.resume and self.overwrite:
-            raise ValueError("resume=True with overwrite=True: choose one")
-
-    def _check(self, valid: Callable[[Any], bool], expected: str, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not valid(value):
-                raise ValueError(f"{name}={value!r}: expected {expected}")
+        check(self)
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """Fields in which a resumed run may not differ from `other` and does, as "name: other's -> ours"."""
         # Epochs may be added, but not under a schedule that is stretched over them.
-        free = FREE_FIELDS if self.schedule != "cosine" else FREE_FIELDS - {"epochs"}
+        free = FREE_FIELDS if self.schedule not in ("cosine", "onecycle") else FREE_FIELDS - {"epochs"}
         pairs = ((f.name, getattr(other, f.name), getattr(self, f.name)) for f in dataclasses.fields(self))
         return [
             f"{name}: {theirs} -> {ours}"

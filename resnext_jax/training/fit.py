@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnext_jax.data import WaitTimer, prefetch_to_device, train_batches
 from resnext_jax.training import run
@@ -228,17 +229,27 @@ class _Loop:
         """The sums on the host, once they are known."""
         host = {name: float(value) for name, value in jax.device_get(sums).items()}
         if not math.isfinite(host["loss"]):
-            raise FloatingPointError(
-                f"the training loss is {host['loss']} by step {self.step} of epoch {self.epochs_done + 1}; "
-                f"try a lower lr than {self.config.lr}; checkpoints from before are kept in {self.config.out}"
-            )
+            self._diverged(f"the training loss is {host['loss']}")
         return host
+
+    def _check_state(self) -> None:
+        """A loss can be finite behind parameters that are not: ReLU may turn NaN into 0."""
+        leaves = jax.tree.leaves((self.state.params, self.state.batch_stats))
+        if not all(np.isfinite(leaf.addressable_data(0)).all() for leaf in leaves):
+            self._diverged("a parameter or batch statistic is not finite")
+
+    def _diverged(self, what: str) -> None:
+        raise FloatingPointError(
+            f"{what} by step {self.step} of epoch {-(-self.step // self.setup.steps_per_epoch)}; "
+            f"try a lower lr than {self.config.lr}; checkpoints from before are kept in {self.config.out}"
+        )
 
     def _save_within_epoch(self, sums: Sums) -> None:
         stopping = self.stop.requested(self.step)
         due = agreed(time.monotonic() - self.saved > 60 * self.config.save_minutes, self.step)
         if stopping or due:
             self.sums = self._check_finite(sums)
+            self._check_state()
             self._save(metrics=None)
         if stopping:
             self._interrupt()
@@ -253,6 +264,7 @@ class _Loop:
     def _finish_epoch(self) -> None:
         """Validate, write the history, save."""
         config, images = self.config, self.setup.val_images
+        self._check_state()
         start = time.perf_counter()
         with self.console.task("validating", -(-len(images) // config.batch_size)) as update:
             val = self.evaluate(self.state, images, config.batch_size, update)

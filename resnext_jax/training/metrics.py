@@ -31,10 +31,11 @@ def metric_sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: j
         labels: int [N].
         mask: bool [N]; False for padding.
     """
-    # Rank of the true class: how many classes score higher. Ties count against it, by order, as argmax does.
+    # Rank of the true class: how many classes come before it. Ties go by order, as argmax does; negated, so
+    # that a logit that is not a number comes before it too, and counts as an error.
     true = jnp.take_along_axis(logits, labels[:, None], axis=1)
     earlier = jnp.arange(logits.shape[1]) < labels[:, None]
-    rank = jnp.sum((logits > true) | ((logits == true) & earlier), axis=1)
+    rank = jnp.sum(~(logits <= true) | ((logits == true) & earlier), axis=1)
     values = {"loss": losses, "top1": rank < 1, "top5": rank < 5, "count": mask}
     names = (*metric_names(logits.shape[1]), "count")
     return {name: jnp.sum(jnp.where(mask, values[name], 0).astype(jnp.float32)) for name in names}

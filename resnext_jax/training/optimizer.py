@@ -1,15 +1,23 @@
 """Optimisers and learning-rate schedules, as optax transformations."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
+from resnext_jax.models import trainable_mask
 from resnext_jax.training.config import TrainConfig
+from resnext_jax.training.state import Tree
 
 
 def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate as a function of the step, counted from 0."""
-    warmup = config.warmup_epochs * steps_per_epoch
+    """Learning rate as a function of the step, counted from 0; under `plateau`, before it is reduced."""
+    total, warmup = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
+    if config.schedule == "onecycle":
+        return _onecycle(config.lr, total)
     if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(config.lr, config.epochs * steps_per_epoch - warmup)
+        after = optax.cosine_decay_schedule(config.lr, total - warmup, alpha=config.min_lr / config.lr)
     else:
         # Without milestones, the constant schedule. Counted from the end of the warm-up.
         drops = {milestone * steps_per_epoch - warmup: 0.1 for milestone in config.milestones}
@@ -21,13 +29,70 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
     )
 
 
+def _onecycle(lr: float, total: int) -> optax.Schedule:
+    """Half cosines from lr / 25 to lr in the first 30 % of the steps, then to lr / 250,000 (torch's curve)."""
+    first, last = lr / 25, lr / 25 / 1e4
+    peak = max(0.3 * total - 1, 0.5)
+
+    def rate(step: jax.Array) -> jax.Array:
+        rising = step < peak
+        way = jnp.where(rising, step / peak, (step - peak) / (total - 1 - peak))
+        start, end = jnp.where(rising, first, lr), jnp.where(rising, lr, last)
+        return start + (end - start) * (1 - jnp.cos(jnp.pi * way)) / 2
+
+    return rate
+
+
 def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimiser of a run; sgd and adam follow torch.optim.SGD and torch.optim.Adam."""
-    schedule = make_schedule(config, steps_per_epoch)
-    if config.optimizer == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay)
-    # torch adds the decay to the gradient, before momentum and moments see it.
-    decay = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else optax.identity()
-    if config.optimizer == "adam":
-        return optax.chain(decay, optax.adam(schedule))
-    return optax.chain(decay, optax.sgd(schedule, config.momentum or None, config.nesterov))
+    """The optimiser of a run.
+
+    sgd, adam and adamw follow torch.optim's, lamb You et al. 2020; the gradient is clipped before all else.
+    Frozen parameters get no update and have no state. The head's rate is `head_lr` where that is given, and
+    follows the same schedule.
+    """
+    decay = optax.stateless(lambda updates, params: _add_decay(config, updates, params))
+    direction = {
+        # torch adds the decay to the gradient, before momentum and moments see it; adamw and lamb after it.
+        "sgd": [decay, optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()],
+        "adam": [decay, optax.scale_by_adam()],
+        "adamw": [optax.scale_by_adam(), decay],
+        "lamb": [optax.scale_by_adam(eps=1e-6), decay, optax.scale_by_trust_ratio()],
+    }[config.optimizer]
+    parts = [*direction, optax.scale_by_learning_rate(make_schedule(config, steps_per_epoch))]
+    if config.clip_grad_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_grad_norm))
+    if config.head_lr is not None:
+        parts.append(optax.masked(optax.scale(config.head_lr / config.lr), _is_head))
+    if not config.freeze:
+        return optax.chain(*parts)
+
+    def labels(params: Tree) -> Tree:
+        return jax.tree.map(lambda t: "trained" if t else "frozen", trainable_mask(params, config.freeze))
+
+    return optax.partition({"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels)
+
+
+def _is_head(params: Tree) -> Tree:
+    return {name: jax.tree.map(lambda _: name == "fc", part) for name, part in params.items()}
+
+
+def _add_decay(config: TrainConfig, updates: Any, params: Any) -> Any:
+    """Add the parameters, times their decay, to the updates."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+    norms = {path[:-1] for path in paths if _name(path) == "scale"}
+
+    def rate(path: tuple[Any, ...]) -> float:
+        if _name(path) == "bias" and config.bias_weight_decay is not None:
+            return config.bias_weight_decay
+        if path[:-1] in norms and config.norm_weight_decay is not None:
+            return config.norm_weight_decay
+        return config.weight_decay
+
+    def add(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
+        return update + rate(path) * param if rate(path) else update
+
+    return jax.tree.map_with_path(add, updates, params)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return path[-1].key if path else ""

@@ -147,7 +147,7 @@ class Predictor:
         images = self._read_split(info, split, Console(quiet))
         parallel = DataParallel(info.config.devices)
         graphdef, params, batch_stats = split_model(self.model)
-        state = TrainState(jnp.int32(self.step), params, batch_stats, ())
+        state = TrainState(jnp.uint32(0), jnp.int32(self.step), params, batch_stats, ())
         evaluate = Evaluator(graphdef, self.preprocessing, parallel)
         batch_size = -(-info.config.batch_size // parallel.global_count) * parallel.global_count
         metrics = evaluate(parallel.replicate(state), images, batch_size)

@@ -95,9 +95,9 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         val_images=val_images,
         steps_per_epoch=steps,
         eval_graphdef=eval_graphdef,
-        state=parallel.replicate(create_state(params, batch_stats, optimizer)),
+        state=parallel.replicate(create_state(params, batch_stats, optimizer, config.seed)),
         optimizer=optimizer,
-        train_step=make_train_step(graphdef, optimizer, normalize, make_augment(config), config.seed),
+        train_step=make_train_step(graphdef, optimizer, normalize, make_augment(config)),
     )
 
 

@@ -11,11 +11,12 @@ Tree = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """All that a training step changes.
+    """All that a training step changes, and the seed: were it a constant, another one would be compiled anew.
 
     `params` and `batch_stats` are nested by attribute, as in {"layer1": {"0": {"conv1": {"kernel": ...}}}}.
     """
 
+    seed: jax.Array
     step: jax.Array
     params: Tree
     batch_stats: Tree
@@ -33,9 +34,11 @@ def merge_model(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.
     return nnx.merge(graphdef, nnx.State(_keyed(params)), nnx.State(_keyed(batch_stats)), copy=True)
 
 
-def create_state(params: Tree, batch_stats: Tree, optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(
+    params: Tree, batch_stats: Tree, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
     """State of a run that has not made a step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    return TrainState(jnp.uint32(seed), jnp.int32(0), params, batch_stats, optimizer.init(params))
 
 
 def _plain(state: nnx.State) -> Tree:

@@ -39,7 +39,6 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     normalize: Normalize,
     augment: Augment,
-    seed: int,
 ) -> TrainStep:
     """One step of gradient descent on the global batch.
 
@@ -47,9 +46,9 @@ def make_train_step(
         graphdef: structure of the model, in training form.
         optimizer: from gradients to updates.
         normalize: uint8 images to floats.
-        augment: `(keys [N], uint8 images [N, H, W, C]) -> images`, one key an example.
-        seed: of the augmentation; with the step and the position in the global batch it fixes every draw,
-            so neither a resumed run nor another number of devices changes them.
+        augment: `(keys [N], uint8 images [N, H, W, C]) -> images`, one key an example. The seed and the step
+            of the state and the position in the global batch fix every draw, so neither a resumed run nor
+            another number of devices changes them.
 
     Returns:
         A function `(state, sums, batch) -> (state, sums)`; batch holds this device's `image` uint8
@@ -59,7 +58,7 @@ def make_train_step(
     def train_step(state: TrainState, sums: Sums, batch: Batch) -> tuple[TrainState, Sums]:
         labels, mask = batch["label"], batch["mask"]
         positions = jax.lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels))
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
         images = normalize(augment(keys, batch["image"]))
         total = jax.lax.psum(jnp.sum(mask), AXIS)
@@ -76,7 +75,7 @@ def make_train_step(
         batch_stats = jax.lax.pmean(batch_stats, AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(state.step + 1, params, batch_stats, opt_state)
+        state = TrainState(state.seed, state.step + 1, params, batch_stats, opt_state)
         return state, _add(sums, metric_sums(logits, losses, labels, mask))
 
     return train_step

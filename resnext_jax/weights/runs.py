@@ -38,6 +38,6 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """Order of checkpoints: validation top-1, ties by loss; what is not finite comes last."""
+    """Order of checkpoints: validation top-1, ties by loss; where one is not finite, behind all others."""
     top1, loss = metrics["val_top1"], metrics["val_loss"]
-    return top1 if math.isfinite(top1) else -1.0, -loss if math.isfinite(loss) else -math.inf
+    return (top1, -loss) if math.isfinite(top1) and math.isfinite(loss) else (-1.0, -math.inf)
