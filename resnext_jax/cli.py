@@ -238,7 +238,7 @@ def parse(arguments: Sequence[str]) -> object:
         COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
     )
     if isinstance(command, TrainConfig) and command.resume:
-        saved = dataclasses.replace(training.read_config(command.out), resume=True, overwrite=False)
+        saved = dataclasses.replace(training.read_info(command.out).config, resume=True, overwrite=False)
         return tyro.cli(TrainConfig, prog="resnext-jax train", args=arguments[1:], default=saved)
     return command
 

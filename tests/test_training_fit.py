@@ -286,7 +286,7 @@ BAD_CONFIGS = {
     "optimizer='lion'": {"optimizer": "lion"},
     "epochs=0": {"epochs": 0},
     "warmup_epochs=3": {"warmup_epochs": 3},
-    "milestones go with": {"milestones": (1,)},
+    "milestones=(1,) with schedule='constant'": {"milestones": (1,)},
     "nesterov=True": {"nesterov": True, "optimizer": "adam"},
     "choose one": {"resume": True, "overwrite": True},
     "does not exist": {"data": "no/such/folder"},

@@ -4,7 +4,7 @@ from resnext_jax.training.checkpoint import Which
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.fit import FitResult, fit
 from resnext_jax.training.predictor import Predictions, Predictor, load_run
-from resnext_jax.training.run import Row, Writer, best_row, read_config
+from resnext_jax.training.run import Row, Writer, best_row, read_info
 from resnext_jax.training.stopping import Interrupted
 
 __all__ = [
@@ -19,5 +19,5 @@ __all__ = [
     "best_row",
     "fit",
     "load_run",
-    "read_config",
+    "read_info",
 ]

@@ -2,12 +2,11 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from resnext_jax.models import get_config
+from resnext_jax.training.check import check
 
 # A resumed run may differ in these: where and how it runs, not what it computes.
 FREE_FIELDS = {"out", "resume", "overwrite", "epochs"} | {"data_dir", "cache_gib", "workers", "save_minutes"}

@@ -79,7 +79,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
 
 
 def _check_resumable(config: TrainConfig) -> None:
-    if different := config.differences(run.read_config(config.out)):
+    if different := config.differences(run.read_info(config.out).config):
         raise ValueError(
             f"{config.out}: the run to resume has other settings ({'; '.join(different)}); leave them out, "
             "or start a new run"

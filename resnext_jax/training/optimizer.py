@@ -30,7 +30,7 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
 
 
 def _onecycle(lr: float, total: int) -> optax.Schedule:
-    """Half cosines from lr / 25 to lr in the first 30 % of the steps, then to lr / 250,000 (torch's curve)."""
+    """Half cosines from lr / 25 to lr in the first 30 % of the steps, then to lr / 250,000, as torch."""
     first, last = lr / 25, lr / 25 / 1e4
     peak = max(0.3 * total - 1, 0.5)
 
@@ -51,9 +51,10 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     follows the same schedule.
     """
     decay = optax.stateless(lambda updates, params: _add_decay(config, updates, params))
+    momentum = optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
+    # torch adds the decay to the gradient, before momentum and moments see it; adamw and lamb after it.
     direction = {
-        # torch adds the decay to the gradient, before momentum and moments see it; adamw and lamb after it.
-        "sgd": [decay, optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()],
+        "sgd": [decay, momentum],
         "adam": [decay, optax.scale_by_adam()],
         "adamw": [optax.scale_by_adam(), decay],
         "lamb": [optax.scale_by_adam(eps=1e-6), decay, optax.scale_by_trust_ratio()],
@@ -73,7 +74,7 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
 
 
 def _is_head(params: Tree) -> Tree:
-    return {name: jax.tree.map(lambda _: name == "fc", part) for name, part in params.items()}
+    return jax.tree.map_with_path(lambda path, _: path[0].key == "fc", params)
 
 
 def _add_decay(config: TrainConfig, updates: Any, params: Any) -> Any:

@@ -88,8 +88,8 @@ def write_config(directory: Path, info: RunInfo) -> None:
     write_json(directory / "config.json", info.to_dict() | about)
 
 
-def read_config(directory: Path) -> TrainConfig:
-    """Configuration of the run in a directory.
+def read_info(directory: Path) -> RunInfo:
+    """Configuration, classes and preprocessing of the run in a directory.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -97,7 +97,7 @@ def read_config(directory: Path) -> TrainConfig:
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory}: no run here (no config.json); train one, or check the path")
-    return TrainConfig.from_dict(json.loads(path.read_text())["config"])
+    return RunInfo.from_dict(json.loads(path.read_text()))
 
 
 def write_history(directory: Path, history: list[Row]) -> None:

@@ -1,14 +1,13 @@
 """Everything that a run needs before its first step, made from its configuration and checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from resnext_jax.data import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Images,
     Preprocessing,
     Source,
@@ -17,14 +16,16 @@ from resnext_jax.data import (
     steps_per_epoch,
 )
 from resnext_jax.data.augment import Augment, chain, flip, pad_crop
+from resnext_jax.models import freeze_norms
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.console import Console
 from resnext_jax.training.optimizer import make_optimizer
 from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.run import RunInfo
+from resnext_jax.training.run import RunInfo, read_info
 from resnext_jax.training.state import TrainState, create_state, split_model
 from resnext_jax.training.step import AXIS, Normalize, TrainStep, make_train_step
-from resnext_jax.weights import create_model
+from resnext_jax.weights import create_model, preprocessing
+from resnext_jax.weights.named import is_name
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         split_seed=config.split_seed,
         group_by=config.group_by,
     )
-    info = RunInfo(config, dataset.classes, make_preprocessing(config))
+    # A resumed run goes on as it began, also where the weights that it started from are gone.
+    preprocess = read_info(config.out).preprocessing if config.resume else make_preprocessing(config)
+    info = RunInfo(config, dataset.classes, preprocess)
     train, val = dataset.split("train"), dataset.split("val")
     # The splits share the memory that is allowed, by their number of images.
     share = config.cache_gib / (len(train) + len(val))
@@ -85,6 +88,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     model.eval()
     eval_graphdef = nnx.graphdef(model)
     model.train()
+    freeze_norms(model, config.freeze)
     graphdef, params, batch_stats = split_model(model)
     steps = steps_per_epoch(len(train_images), config.batch_size)
     optimizer = make_optimizer(config, steps)
@@ -97,7 +101,9 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         eval_graphdef=eval_graphdef,
         state=parallel.replicate(create_state(params, batch_stats, optimizer, config.seed)),
         optimizer=optimizer,
-        train_step=make_train_step(graphdef, optimizer, normalize, make_augment(config)),
+        train_step=make_train_step(
+            graphdef, optimizer, normalize, make_augment(config), frozen=config.freeze
+        ),
     )
 
 
@@ -115,10 +121,18 @@ def read_images(source: Source, name: str, info: RunInfo, budget_gib: float, con
 
 
 def make_preprocessing(config: TrainConfig) -> Preprocessing:
-    """Geometry and normalisation that a configuration asks for."""
-    half = (0.5, 0.5, 0.5)
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.normalize == "imagenet" else (half, half)
-    return Preprocessing(config.image_size, resize=config.resize, mean=mean, std=std)
+    """Geometry that a configuration asks for, and the normalisation: its own or its weights'.
+
+    The geometry is the configuration's always: who fine-tunes chooses the size anew.
+    """
+    geometry = Preprocessing(config.image_size, resize=config.resize)
+    if config.normalize == "half":
+        return replace(geometry, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    weights = config.weights
+    if config.normalize == "weights" and weights and (is_name(weights) or Path(weights).is_dir()):
+        theirs = preprocessing(weights, config.model)
+        return replace(geometry, mean=theirs.mean, std=theirs.std)
+    return geometry
 
 
 def make_augment(config: TrainConfig) -> Augment:

@@ -4,7 +4,7 @@ Both run under a mapped axis named `AXIS`. What they return is the same on every
 statistics and metric sums are reduced over the axis here, and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from resnext_jax.models import trainable_mask
 from resnext_jax.training.metrics import Sums, cross_entropy, metric_sums
-from resnext_jax.training.state import TrainState, merge_model, split_model
+from resnext_jax.training.state import TrainState, Tree, merge_model, split_model
 
 AXIS = "batch"
 
@@ -39,6 +40,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     normalize: Normalize,
     augment: Augment,
+    frozen: Sequence[str] = (),
 ) -> TrainStep:
     """One step of gradient descent on the global batch.
 
@@ -49,6 +51,8 @@ def make_train_step(
         augment: `(keys [N], uint8 images [N, H, W, C]) -> images`, one key an example. The seed and the step
             of the state and the position in the global batch fix every draw, so neither a resumed run nor
             another number of devices changes them.
+        frozen: prefixes of parameters that are not trained, as in `trainable_mask`; no gradient is computed
+            for them, while the optimiser sees to it that nothing else moves them.
 
     Returns:
         A function `(state, sums, batch) -> (state, sums)`; batch holds this device's `image` uint8
@@ -64,7 +68,7 @@ def make_train_step(
         total = jax.lax.psum(jnp.sum(mask), AXIS)
 
         def objective(params):
-            model = merge_model(graphdef, params, state.batch_stats)
+            model = merge_model(graphdef, _hold(params, frozen), state.batch_stats)
             logits = model(images)
             losses = cross_entropy(logits, labels)
             _, _, batch_stats = split_model(model)
@@ -99,6 +103,14 @@ def make_eval_step(graphdef: nnx.GraphDef, normalize: Normalize) -> EvalStep:
         return _add(sums, metric_sums(logits, losses, batch["label"], batch["mask"]))
 
     return eval_step
+
+
+def _hold(params: Tree, frozen: Sequence[str]) -> Tree:
+    """The parameters, the frozen ones as constants."""
+    if not frozen:
+        return params
+    trained = trainable_mask(params, frozen)
+    return jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
 
 
 def _add(sums: Sums, more: Sums) -> Sums:

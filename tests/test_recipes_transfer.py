@@ -1,0 +1,99 @@
+"""Transfer: what is frozen stays to the bit and costs no state, the head has a rate of its own."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import resnext_jax as rj
+from resnext_jax.data import IMAGENET_MEAN
+from resnext_jax.models import build_model
+from resnext_jax.training.checkpoint import Checkpoints
+from resnext_jax.training.optimizer import make_optimizer
+from resnext_jax.training.setup import make_preprocessing
+from resnext_jax.training.state import split_model
+
+
+@pytest.fixture
+def config(tiny, image_folder, tmp_path) -> rj.TrainConfig:
+    return rj.TrainConfig(
+        data=str(image_folder),
+        model=tiny,
+        image_size=16,
+        batch_size=4,
+        epochs=1,
+        lr=0.02,
+        out=tmp_path / "run",
+        devices=1,
+    )
+
+
+def variables(directory) -> dict[str, np.ndarray]:
+    with Checkpoints(directory) as checkpoints:
+        tree = checkpoints.read_model(checkpoints.step_of("best"))
+    return {".".join(entry.key for entry in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def test_frozen_layers_and_their_statistics_stay(config, tmp_path):
+    rj.fit(replace(config, normalize="half"), quiet=True)
+    tuned = replace(
+        config,
+        out=tmp_path / "tuned",
+        weights=str(config.out),
+        freeze=("conv1", "bn1", "layer1.0.bn2"),
+        weight_decay=0.01,  # would move frozen parameters too, if it saw them
+    )
+    rj.fit(tuned, quiet=True)
+    before, after = variables(config.out), variables(tuned.out)
+    frozen = {f"{name}." for name in tuned.freeze}
+    for name, value in after.items():
+        kept = any(name.split(".", 1)[1].startswith(prefix) for prefix in frozen)
+        assert np.array_equal(value, before[name]) == kept, name
+    # The weights' own normalisation goes with them.
+    assert rj.load_run(tuned.out).preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+def test_frozen_parameters_have_no_optimizer_state(tiny):
+    _, params, _ = split_model(build_model(tiny, num_classes=3))
+    config = rj.TrainConfig(model=tiny, optimizer="adam", weights="x", freeze=("backbone",), head_lr=0.5)
+    state = make_optimizer(config, steps_per_epoch=1).init(params)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert sorted(shapes) == sorted(2 * [leaf.shape for leaf in params["fc"].values()])
+
+
+def test_the_head_has_its_own_rate(tiny):
+    _, params, _ = split_model(build_model(tiny, num_classes=3))
+    ones = jax.tree.map(jnp.ones_like, params)
+    config = rj.TrainConfig(model=tiny, lr=0.1, head_lr=0.5, schedule="step", milestones=(1,))
+    optimizer = make_optimizer(config, steps_per_epoch=1)
+    state = optimizer.init(params)
+    updates, state = optimizer.update(ones, state, params)
+    assert float(updates["fc"]["bias"][0]) == pytest.approx(-0.5)
+    assert float(updates["conv1"]["kernel"][0, 0, 0, 0]) == pytest.approx(-0.1)
+    updates, state = optimizer.update(ones, state, params)
+    assert float(updates["fc"]["bias"][0]) == pytest.approx(-0.05 * 1.9)  # a tenth; 1.9 is the momentum
+
+
+def test_normalisation_follows_the_weights_unless_told_otherwise(tiny):
+    named = rj.TrainConfig(model="resnext50_32x4d", weights="IMAGENET1K_V2", image_size=64)
+    assert make_preprocessing(named).mean == IMAGENET_MEAN
+    assert make_preprocessing(named).image_size == 64
+    assert make_preprocessing(replace(named, normalize="half")).mean == (0.5, 0.5, 0.5)
+    assert make_preprocessing(rj.TrainConfig()).mean == IMAGENET_MEAN
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    {
+        "without weights": {"freeze": ("backbone",)},
+        "no parameter is called so": {"freeze": ("layer9",), "weights": "x"},
+        "nothing is left to train": {"freeze": ("backbone", "fc"), "weights": "x"},
+        "frozen head": {"freeze": ("fc",), "weights": "x", "head_lr": 0.1},
+        "head_lr=-1": {"head_lr": -1.0},
+    }.items(),
+)
+def test_transfer_that_makes_no_sense_is_refused(config, message, changes):
+    with pytest.raises(ValueError, match=message):
+        rj.fit(replace(config, data="nowhere", **changes), quiet=True)
