@@ -5,6 +5,8 @@ Each function takes what the primitive of the same name takes.
 - 1x1 kernels are one 2-D matrix product, after leaving out the pixels that the stride skips.
 - Groups are merged into blocks of about BLOCK_CHANNELS channels. A block is a dense convolution whose kernel
   is block-diagonal; the zeros cost arithmetic, which is far cheaper than XLA's own loop over groups.
+- Images smaller than the kernel (the last stages of a small input) are one matrix product over the windows'
+  pixels: XLA's own way takes 40 times as long for 2x2 pixels of 512 channels.
 - Other dense convolutions are left as they are.
 
 A value that is not finite in one group shows in its whole block (0 times infinity is not a number).
@@ -32,7 +34,7 @@ def conv(x: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
         return _dot(_pixels(_visited(x, spec)), w[0, 0], (1, 0), spec).reshape(spec.output_shape)
     block = _block(spec)
     kernels = _dense_kernels(w, spec, block)
-    return jnp.concatenate(_map(partial(native.conv, spec=block), _split(x, spec, block), kernels), -1)
+    return jnp.concatenate(_map(partial(_conv, spec=block), _split(x, spec, block), kernels), -1)
 
 
 def input_grad(g: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
@@ -43,7 +45,7 @@ def input_grad(g: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
         return jax.linear_transpose(partial(_visited, spec=spec), x)(dx)[0]
     block = _block(spec)
     kernels = _dense_kernels(w, spec, block)
-    return jnp.concatenate(_map(partial(native.input_grad, spec=block), _split(g, spec, block), kernels), -1)
+    return jnp.concatenate(_map(partial(_input_grad, spec=block), _split(g, spec, block), kernels), -1)
 
 
 def kernel_grad(x: jax.Array, g: jax.Array, *, spec: ConvSpec) -> jax.Array:
@@ -58,15 +60,52 @@ def kernel_grad(x: jax.Array, g: jax.Array, *, spec: ConvSpec) -> jax.Array:
     return jax.linear_transpose(partial(_dense_kernels, spec=spec, block=block), w)(dense)[0]
 
 
+def _conv(x: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
+    """A convolution of one group."""
+    if _is_smaller_than_kernel(spec.input_shape, spec):
+        return _conv_by_windows(x, w, spec)
+    return native.conv(x, w, spec=spec)
+
+
+def _input_grad(g: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
+    """The input gradient of one group."""
+    if _is_smaller_than_kernel(spec.output_shape, spec):
+        x = jax.typeof(g).update(shape=spec.input_shape)
+        return jax.linear_transpose(lambda x: _conv_by_windows(x, w, spec), x)(g)[0]
+    return native.input_grad(g, w, spec=spec)
+
+
+def _is_smaller_than_kernel(image: tuple[int, ...], spec: ConvSpec) -> bool:
+    return image[1] < spec.kernel_shape[0] or image[2] < spec.kernel_shape[1]
+
+
+def _conv_by_windows(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    """A convolution of one group as the product of all windows [NH'W', kh kw C] with the kernel."""
+    kh, kw, _, outputs = spec.kernel_shape
+    _, height, width, _ = spec.output_shape
+    x = _pad(x, spec)
+
+    def under(i: int, j: int) -> jax.Array:
+        """The pixels that the windows meet under row i and column j of the kernel."""
+        (top, left), (down, right) = (i * spec.dilation[0], j * spec.dilation[1]), spec.strides
+        return x[:, top : top + (height - 1) * down + 1 : down, left : left + (width - 1) * right + 1 : right]
+
+    windows = jnp.concatenate([under(i, j) for i in range(kh) for j in range(kw)], -1)
+    return _dot(_pixels(windows), w.reshape(-1, outputs), (1, 0), spec).reshape(spec.output_shape)
+
+
 def _is_pointwise(spec: ConvSpec) -> bool:
     return spec.kernel_shape[:2] == (1, 1) and spec.groups == 1
 
 
 def _visited(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """The pixels that a 1x1 window visits, [N, H', W', C]."""
+    return _pad(x, spec)[:, :: spec.strides[0], :: spec.strides[1]]
+
+
+def _pad(x: jax.Array, spec: ConvSpec) -> jax.Array:
     pads = ((0, 0, 0), *((low, high, 0) for low, high in spec.padding), (0, 0, 0))
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), pads)
-    return x[:, :: spec.strides[0], :: spec.strides[1]]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
 def _pixels(x: jax.Array) -> jax.Array:
