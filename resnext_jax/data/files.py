@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_jax.data.folder import SUFFIXES
+from resnext_jax.data.folder import SUFFIXES, images_below
 from resnext_jax.data.sources import Record
 
 
@@ -37,7 +37,7 @@ def _expand(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = [path / name for name in images_below(path)]
     if not files:
         raise FileNotFoundError(f"{path}: no image in this folder; expected {', '.join(sorted(SUFFIXES))}")
     return files

@@ -92,9 +92,9 @@ def _class_files(folder: Path) -> dict[str, list[str]]:
     """The images of each class folder, classes and images in the order of their names."""
     class_folders = _subfolders(folder)
     if not class_folders:
-        what = "holds images but no class folders" if _images(folder) else "holds no class folders"
+        what = "holds images but no class folders" if images_below(folder) else "holds no class folders"
         raise ValueError(f"{folder} {what}: expected one folder of images for each class")
-    files = {class_folder.name: _images(class_folder) for class_folder in class_folders}
+    files = {class_folder.name: images_below(class_folder) for class_folder in class_folders}
     if empty := [name for name, images in files.items() if not images]:
         raise ValueError(
             f"no image in {folder} for {', '.join(empty)}: expected JPEG, PNG, WebP or BMP files"
@@ -109,7 +109,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
 
 
-def _images(folder: Path) -> list[str]:
+def images_below(folder: Path) -> list[str]:
     """Paths of the images at any depth below a folder, relative to it, sorted by code point."""
 
     def fail(error: OSError) -> None:

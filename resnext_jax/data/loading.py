@@ -16,7 +16,6 @@ from resnext_jax.data.sources import Record, Source
 logger = logging.getLogger(__name__)
 
 _CHUNK = 32  # images a thread takes at once: few futures, even for a million images
-_NAMED = 5  # bad images named in an error; a warning names every one
 
 
 class Images:
@@ -164,10 +163,9 @@ def _report_bad(reasons: list[str], count: int, skip_bad: bool) -> None:
         for reason in reasons:
             logger.warning("skipped an image that cannot be read: %s", reason)
         return
-    more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
     raise ValueError(
         f"{len(reasons)} of {count} images cannot be read (--skip-bad-images goes on without them): "
-        f"{'; '.join(reasons[:_NAMED])}{more}"
+        f"{'; '.join(reasons)}"
     )
 
 
