@@ -1,0 +1,207 @@
+"""Speed of the models and of their convolutions, side by side with plain Flax and with PyTorch.
+
+Every implementation runs in a process of its own (so each has its own threads and its own peak memory), and
+the processes take turns, one step each, so that whatever else the machine does falls on all alike. Beside
+the time by the clock stands the processors' time, which a busy machine changes less.
+"""
+
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from resnext_jax import models
+from resnext_jax.benchmark_cases import (
+    LayerCase,
+    StepCase,
+    check_torch,
+    count_convolutions,
+    prepare_jax,
+    prepare_torch,
+)
+
+Implementation = Literal["ours", "flax", "torch"]
+
+# Lets the threads of one process fall asleep before the next has its turn.
+PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What to measure."""
+
+    model: str = "resnext50_32x4d"
+    """Name of the model."""
+    mode: Literal["train", "eval"] = "train"
+    """A step of training (forward, backward, SGD with momentum) or a forward pass."""
+    batch_size: int = 8
+    """Images a step."""
+    image_size: int = 224
+    """Side of the square images, in pixels."""
+    against: tuple[Literal["torch", "flax"], ...] = ()
+    """Also measure these: torch (channels_last), flax (the same model with XLA's own convolution)."""
+    layers: bool = False
+    """Measure each distinct convolution of the model instead of the whole step."""
+    rounds: int = 10
+    """Turns that each implementation takes."""
+    seconds: float = 120.0
+    """End early, after three turns at least, once an implementation has used this much time."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "image_size", "rounds", "seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+
+
+def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None = None) -> dict[str, Any]:
+    """Measure, and return what was measured as JSON would hold it.
+
+    Args:
+        options: what to measure.
+        config: a variant that is not in the table; by default the one that `options.model` names.
+
+    Returns:
+        {"options", "machine", "rows"}: one row for the step, or one for each distinct convolution, with its
+        name, count and {implementation: {"min_ms", "median_ms", "cpu_ms", "images_per_second",
+        "compile_seconds", "peak_memory_mib"}}, and {"ratio": {implementation: our time over its time}}.
+
+    Raises:
+        ValueError: unknown model, or one that torch has no counterpart of.
+        ModuleNotFoundError: torch was asked for and is not installed.
+    """
+    config = models.get_config(options.model) if config is None else config
+    train = options.mode == "train"
+    step = StepCase(config, train, options.batch_size, options.image_size)
+    cases = count_convolutions(step) if options.layers else {step: 1}
+    implementations: tuple[Implementation, ...] = ("ours", *options.against)
+    if "torch" in implementations:
+        check_torch(config)
+    with _workers(implementations) as workers:
+        rows = [
+            {
+                "name": case.name if isinstance(case, LayerCase) else options.model,
+                "count": count,
+                **_measure(case, workers, options),
+            }
+            for case, count in cases.items()
+        ]
+    return {"options": asdict(options), "machine": _machine(), "rows": rows}
+
+
+def format_benchmark(result: dict[str, Any]) -> str:
+    """The measurements as a table to read."""
+    options, machine = result["options"], result["machine"]
+    lines = [
+        f"{options['model']} {options['mode']}, batch {options['batch_size']}, {options['image_size']} px; "
+        f"{machine['cores']} cores {machine['cpu']}; jax {machine['jax']}",
+        f"{'':41}{'min ms':>9}{'median':>9}{'cpu ms':>9}{'images/s':>10}"
+        f"{'compile s':>11}{'peak MiB':>10}{'ours/it':>9}",
+    ]
+    for row in result["rows"]:
+        name = row["name"] if row["count"] == 1 else f"{row['name']} (x{row['count']})"
+        for implementation, figures in row["implementations"].items():
+            ratio = row["ratio"].get(implementation)
+            lines.append(
+                f"{name:34}{implementation:7}{figures['min_ms']:9.2f}{figures['median_ms']:9.2f}"
+                f"{figures['cpu_ms']:9.2f}{figures['images_per_second']:10.1f}{figures['compile_seconds']:11.1f}"
+                f"{figures['peak_memory_mib']:10.0f}" + ("" if ratio is None else f"{ratio:9.2f}")
+            )
+            name = ""
+    return "\n".join(lines)
+
+
+def _measure(
+    case: StepCase | LayerCase, workers: dict[Implementation, Connection], options: BenchmarkOptions
+) -> dict[str, Any]:
+    images = case.batch_size if isinstance(case, StepCase) else case.input_shape[0]
+    compiled = {name: _ask(worker, case) for name, worker in workers.items()}
+    times: dict[Implementation, list[tuple[float, float]]] = {name: [] for name in workers}
+    for _ in range(options.rounds):
+        for name, worker in workers.items():
+            if len(times[name]) < 3 or sum(wall for wall, _ in times[name]) < options.seconds:
+                time.sleep(PAUSE_SECONDS)
+                times[name].append(_ask(worker, "run"))
+    figures = {}
+    for name, worker in workers.items():
+        walls, cpus = zip(*times[name], strict=True)
+        figures[name] = {
+            "min_ms": 1e3 * min(walls),
+            "median_ms": 1e3 * statistics.median(walls),
+            "cpu_ms": 1e3 * min(cpus),
+            "images_per_second": images / min(walls),
+            "compile_seconds": compiled[name],
+            "peak_memory_mib": _ask(worker, "memory"),
+        }
+    ratio = {
+        name: figures["ours"]["min_ms"] / other["min_ms"] for name, other in figures.items() if name != "ours"
+    }
+    return {"implementations": figures, "ratio": ratio}
+
+
+@contextmanager
+def _workers(implementations: Sequence[Implementation]) -> Iterator[dict[Implementation, Connection]]:
+    context = multiprocessing.get_context("spawn")
+    connections, processes = {}, []
+    try:
+        for name in implementations:
+            connections[name], theirs = context.Pipe()
+            process = context.Process(target=_work, args=(name, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+        yield connections
+    finally:
+        for connection in connections.values():
+            connection.close()
+        for process in processes:
+            process.join(timeout=10)
+            process.terminate()
+
+
+def _ask(worker: Connection, message: Any) -> Any:
+    worker.send(message)
+    try:
+        return worker.recv()
+    except EOFError:
+        raise RuntimeError(f"a benchmark process ended at {message}; its own message is above") from None
+
+
+def _work(implementation: Implementation, connection: Connection) -> None:
+    """Body of a worker: prepares the cases it is sent, and runs the latest when asked."""
+    prepare = (
+        prepare_torch if implementation == "torch" else partial(prepare_jax, ours=implementation == "ours")
+    )
+    run: Callable[[], None] = bool
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        if message == "run":
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            connection.send((time.perf_counter() - wall, time.process_time() - cpu))
+        elif message == "memory":
+            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        else:
+            run, compile_seconds = prepare(message)
+            run()
+            connection.send(compile_seconds)
+
+
+def _machine() -> dict[str, Any]:
+    import jax
+
+    cpu = "unknown"
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            cpu = next(names, cpu)
+    return {"cpu": cpu, "cores": os.cpu_count(), "jax": jax.__version__}
