@@ -15,7 +15,7 @@ import tyro
 from jax.errors import JaxRuntimeError
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
-from resnext_jax import models, training
+from resnext_jax import models, training, weights
 from resnext_jax.data import Preprocessing, open_dataset
 from resnext_jax.training import TrainConfig
 from resnext_jax.training.console import Console, format_metrics
@@ -141,6 +141,22 @@ class Models:
 
 
 @dataclass(frozen=True)
+class Convert:
+    """Convert weights between torch files, safetensors files and run directories (read only)."""
+
+    source: Positional[Path]
+    """A .safetensors or .pth file, or a run directory."""
+    destination: Positional[Path]
+    """A .safetensors or .pth file."""
+    model: str | None = None
+    """A name of `resnext-jax models`, where names and shapes do not tell."""
+
+    def __call__(self) -> None:
+        model = weights.convert(self.source, self.destination, model=self.model)
+        print(f"{self.destination}: weights of {model}")
+
+
+@dataclass(frozen=True)
 class Prepare:
     """Prepare a TFDS data set, so that `--data tfds:NAME --data-dir DIR` finds it."""
 
@@ -199,6 +215,7 @@ COMMANDS = {
     "train": TrainConfig,
     "evaluate": Evaluate,
     "predict": Predict,
+    "convert": Convert,
     "summary": Summary,
     "models": Models,
     "data": Data,

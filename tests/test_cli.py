@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_jax import cli
+from resnext_jax import cli, create_model, load_run
 from resnext_jax.models import list_models
 
 
@@ -116,6 +117,19 @@ def test_bad_input_is_one_line(trained, image_folder, tmp_path, capsys):
     assert "bad.jpg" in error_of(capsys, "predict", trained, tmp_path / "bad.jpg")
     assert "image_size=0" in error_of(capsys, "summary", "resnet18", "--image-size", 0)
     assert not (tmp_path / "new").exists()
+
+
+def test_convert_a_run_for_torch_and_back(trained, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    run("convert", trained, tmp_path / "tiny.pth")
+    run("convert", tmp_path / "tiny.pth", tmp_path / "tiny.safetensors", "--model", "tiny")
+    assert "weights of tiny" in capsys.readouterr().out
+    state = torch.load(tmp_path / "tiny.pth", weights_only=True)
+    predictor = load_run(trained)
+    np.testing.assert_array_equal(state["fc.bias"], predictor.model.fc.bias)
+    again = create_model("tiny", num_classes=None, weights=tmp_path / "tiny.safetensors")
+    np.testing.assert_array_equal(again.conv1.kernel, predictor.model.conv1.kernel)
+    assert "no such file" in error_of(capsys, "convert", tmp_path / "none.pth", tmp_path / "x.pth")
 
 
 def test_other_classes_are_refused(trained, image_folder, capsys):
