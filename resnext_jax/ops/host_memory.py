@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     the processor time of a train step. To be called once, before the first computation.
 
     The price is memory: freed blocks get split, and the peak of a train step rises by about half. Where that
-    matters, start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 instead: most of the gain, none of the price.
+    matters, start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 instead: most of the gain at no price.
 
     Returns:
         Whether the C library is glibc and took the settings; elsewhere nothing changes.
