@@ -16,6 +16,7 @@ from jax.errors import JaxRuntimeError
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from resnext_jax import models, training, weights
+from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
 from resnext_jax.data import Preprocessing, open_dataset
 from resnext_jax.training import TrainConfig
 from resnext_jax.training.console import Console, format_metrics
@@ -157,6 +158,20 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Bench(BenchmarkOptions):
+    """Time a model's steps or single convolutions, beside PyTorch and plain Flax."""
+
+    model: Positional[str] = BenchmarkOptions.model
+    """A name of `resnext-jax models`."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        result = run_benchmark(self)
+        print(json.dumps(result) if self.json else format_benchmark(result))
+
+
+@dataclass(frozen=True)
 class Prepare:
     """Prepare a TFDS data set, so that `--data tfds:NAME --data-dir DIR` finds it."""
 
@@ -217,6 +232,7 @@ COMMANDS = {
     "predict": Predict,
     "convert": Convert,
     "summary": Summary,
+    "bench": Bench,
     "models": Models,
     "data": Data,
 }
