@@ -18,6 +18,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subco
 from resnext_jax import models, training, weights
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
 from resnext_jax.data import Preprocessing, open_dataset
+from resnext_jax.data.augment import AugmentConfig
 from resnext_jax.training import TrainConfig
 from resnext_jax.training.console import Console, format_metrics
 
@@ -189,8 +190,8 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class Show:
-    """Draw some images of a data set with their classes."""
+class Show(AugmentConfig):
+    """Draw some images of a data set with their classes, and what augmentation makes of them."""
 
     data: Positional[str]
     """`demo`, a folder, or `tfds:NAME[/CONFIG]`."""
@@ -206,14 +207,24 @@ class Show:
     """Images to draw."""
     seed: int = 0
     """Another seed chooses other images."""
+    augment: bool = False
+    """Draw beside each image what training with the same flags would see of it."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import grid
 
         grid.check_format(self.out)
         _at_least_one(image_size=self.image_size, count=self.count)
+        self.check()
+        asked = [f.name for f in dataclasses.fields(AugmentConfig) if getattr(self, f.name) != f.default]
+        if asked and not self.augment:
+            raise ValueError(f"{', '.join(asked)}: goes with --augment")
         source = open_dataset(self.data, data_dir=self.data_dir).split(self.split)
-        grid.draw_samples(source, Preprocessing(self.image_size), self.count, self.seed, self.out)
+        preprocessing = Preprocessing(self.image_size)
+        if self.augment:
+            grid.draw_augmented(source, preprocessing, self, self.count, self.seed, self.out)
+        else:
+            grid.draw_samples(source, preprocessing, self.count, self.seed, self.out)
 
 
 @dataclass(frozen=True)

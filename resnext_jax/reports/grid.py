@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from resnext_jax.data import Preprocessing, Source, load_images
+from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
 from resnext_jax.data.sources import Subset
 from resnext_jax.reports.fonts import fonts_for
 from resnext_jax.training import Predictions
@@ -90,8 +92,53 @@ def draw_samples(source: Source, preprocessing: Preprocessing, count: int, seed:
         seed: of the choice.
         file: picture to write.
     """
+    images, labels, classes = _choose(source, preprocessing, count, seed)
+    draw_images(images, [classes[label] for label in labels], [NEUTRAL] * len(images), file)
+
+
+def draw_augmented(
+    source: Source, preprocessing: Preprocessing, config: AugmentConfig, count: int, seed: int, file: Path
+) -> None:
+    """Draw images of a data set, and beside each what augmentation makes of it, as training would see it.
+
+    Args:
+        source: where to choose from.
+        preprocessing: geometry before augmentation.
+        config: augmentation.
+        count: pictures at least, in whole rows.
+        seed: of the choice and the augmentation.
+        file: picture to write.
+    """
+    # An even number of rows, because mixup and CutMix work on pairs.
+    images, labels, classes = _choose(source, preprocessing, 2 * -(-count // (2 * COLUMNS)), seed)
+    augment, mix = make_augment(config), make_mix(config.mixup, config.cutmix)
+
+    @jax.jit
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        keys = jax.random.split(key, len(images))
+        augmented, targets = augment(keys, images), jax.nn.one_hot(labels, len(classes))
+        return mix(keys, augmented, targets) if mix else (augmented, targets)
+
+    draws = [draw(key) for key in jax.random.split(jax.random.key(seed), COLUMNS - 1)]
+    columns = [images, *(np.asarray(augmented) for augmented, _ in draws)]
+    captions = [[classes[label] for label in labels]]
+    captions += [[_describe(target, classes) if mix else "" for target in targets] for _, targets in draws]
+    pictures = np.stack(columns, axis=1).reshape(-1, *images.shape[1:])
+    texts = [text for row in zip(*captions, strict=True) for text in row]
+    draw_images(pictures, texts, [NEUTRAL] * len(texts), file)
+
+
+def _choose(
+    source: Source, preprocessing: Preprocessing, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+    """Images uint8 [N, S, S, 3], labels [N] and class names of a random choice."""
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(source))[:count])
     images = load_images(Subset(source, chosen), preprocessing, budget_bytes=0)
-    captions = [images.classes[label] for label in images.labels]
-    draw_images(images.gather(np.arange(len(images))), captions, [NEUTRAL] * len(images), file)
+    return images.gather(np.arange(len(images))), images.labels, images.classes
+
+
+def _describe(target: jax.Array, classes: Sequence[str]) -> str:
+    """The classes of a soft label with their shares, the greatest first."""
+    shares = [(float(share), name) for share, name in zip(target, classes, strict=True) if share > 0]
+    return "\n".join(f"{100 * share:.0f} % {name}" for share, name in sorted(shares, reverse=True))
