@@ -166,10 +166,10 @@ def _workers(implementations: Sequence[Implementation]) -> Iterator[dict[Impleme
 
 
 def _ask(worker: Connection, message: Any) -> Any:
-    worker.send(message)
     try:
+        worker.send(message)
         return worker.recv()
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         raise RuntimeError(f"a benchmark process ended at {message}; its own message is above") from None
 
 
