@@ -17,7 +17,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from resnext_jax import models
+from resnext_jax import models, ops
 from resnext_jax.benchmark_cases import (
     LayerCase,
     StepCase,
@@ -49,6 +49,8 @@ class BenchmarkOptions:
     """Also measure these: torch (channels_last), flax (the same model with XLA's own convolution)."""
     layers: bool = False
     """Measure each distinct convolution of the model instead of the whole step."""
+    keep_freed_memory: bool = False
+    """Let our process keep memory that it frees (`ops.keep_freed_memory`): faster, with a higher peak."""
     rounds: int = 10
     """Turns that each implementation takes."""
     seconds: float = 120.0
@@ -83,7 +85,7 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
     implementations: tuple[Implementation, ...] = ("ours", *options.against)
     if "torch" in implementations:
         check_torch(config)
-    with _workers(implementations) as workers:
+    with _workers(implementations, options.keep_freed_memory) as workers:
         rows = [
             {
                 "name": case.name if isinstance(case, LayerCase) else options.model,
@@ -146,13 +148,16 @@ def _measure(
 
 
 @contextmanager
-def _workers(implementations: Sequence[Implementation]) -> Iterator[dict[Implementation, Connection]]:
+def _workers(
+    implementations: Sequence[Implementation], keep_freed_memory: bool
+) -> Iterator[dict[Implementation, Connection]]:
     context = multiprocessing.get_context("spawn")
     connections, processes = {}, []
     try:
         for name in implementations:
             connections[name], theirs = context.Pipe()
-            process = context.Process(target=_work, args=(name, theirs), daemon=True)
+            keep = keep_freed_memory and name == "ours"
+            process = context.Process(target=_work, args=(name, theirs, keep), daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
@@ -173,8 +178,10 @@ def _ask(worker: Connection, message: Any) -> Any:
         raise RuntimeError(f"a benchmark process ended at {message}; its own message is above") from None
 
 
-def _work(implementation: Implementation, connection: Connection) -> None:
+def _work(implementation: Implementation, connection: Connection, keep_freed_memory: bool) -> None:
     """Body of a worker: prepares the cases it is sent, and runs the latest when asked."""
+    if keep_freed_memory:
+        ops.keep_freed_memory()
     prepare = (
         prepare_torch if implementation == "torch" else partial(prepare_jax, ours=implementation == "ours")
     )

@@ -74,8 +74,6 @@ def prepare_jax(case: StepCase | LayerCase, *, ours: bool) -> tuple[Callable[[],
 
     from resnext_jax import ops
 
-    if ours:
-        ops.keep_freed_memory()
     convolution = ops.conv_general_dilated if ours else jax.lax.conv_general_dilated
     prepare = _jax_step if isinstance(case, StepCase) else _jax_layer
     function, state, constants = prepare(case, convolution)
