@@ -133,7 +133,7 @@ def _choose(
 ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
     """Images uint8 [N, S, S, 3], labels [N] and class names of a random choice."""
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(source))[:count])
+    chosen = rng.permutation(len(source))[:count]  # in random order, so that neighbours mix as in training
     images = load_images(Subset(source, chosen), preprocessing, budget_bytes=0)
     return images.gather(np.arange(len(images))), images.labels, images.classes
 

@@ -45,8 +45,9 @@ def sample_crop(key: jax.Array, height: int, width: int, area: tuple[float, floa
         height, width: of the image.
         area: range of the part's share of the area; its aspect (width by height) is from 3/4 to 4/3.
     """
-    whole = Box(0, 0, height, width)
-    return sample_box(key, height, width, area, aspect=(3 / 4, 4 / 3), otherwise=whole)
+    rows, columns = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    largest = Box((height - rows) // 2, (width - columns) // 2, rows, columns)
+    return sample_box(key, height, width, area, aspect=(3 / 4, 4 / 3), otherwise=largest)
 
 
 def sample_affine(
