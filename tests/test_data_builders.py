@@ -297,7 +297,8 @@ def test_an_interrupted_preparation_can_be_repeated(tmp_path, kill):
     for number in range(1500):
         save(root / ("Monkeypox" if number % 2 else "Others") / f"M{number}_1.png", number % 256)
     code = (
-        "import sys; from pathlib import Path; from resnext_jax.data import prepare_tfds\n"
+        "import signal, sys; from pathlib import Path; from resnext_jax.data import prepare_tfds\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore it\n"
         "prepare_tfds('monkeypox/original', Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     process = subprocess.Popen(
