@@ -298,7 +298,7 @@ def test_an_interrupted_preparation_can_be_repeated(tmp_path, kill):
         save(root / ("Monkeypox" if number % 2 else "Others") / f"M{number}_1.png", number % 256)
     code = (
         "import signal, sys; from pathlib import Path; from resnext_jax.data import prepare_tfds\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore it\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored\n"
         "prepare_tfds('monkeypox/original', Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     process = subprocess.Popen(
