@@ -176,7 +176,7 @@ def ported(theirs: nn.Module, name: str, **options: int) -> ResNet:
 
 def compiled(function: Callable) -> Callable:
     """The function under jit, compiled quickly rather than well, as tests run it a few times."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

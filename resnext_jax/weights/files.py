@@ -158,7 +158,7 @@ def _read_torch(path: Path) -> Any:
             f"{path}: refused, nothing was run: it refers to {refused[1]}, and only arrays are read; "
             "where you trust it, load it in PyTorch and save its state_dict() alone"
         ) from None
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, OSError) as error:
         reason = str(error).split(".")[0] or "the file ends early"
         raise ValueError(f"{path}: damaged or incomplete: {reason}") from None
 
