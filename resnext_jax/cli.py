@@ -20,7 +20,7 @@ from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchm
 from resnext_jax.data import Preprocessing, open_dataset
 from resnext_jax.data.augment import AugmentConfig
 from resnext_jax.training import TrainConfig
-from resnext_jax.training.console import Console, format_metrics
+from resnext_jax.training.console import Console
 
 # matplotlib and TFDS are imported by the commands that use them: they take a while.
 
@@ -44,7 +44,7 @@ def train(config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Loss and accuracy of a trained run on a split of its data, or on other data."""
+    """Metrics of a trained run on a split of its data, or on other data."""
 
     run: Positional[Path]
     """Run directory."""
@@ -56,20 +56,31 @@ class Evaluate:
     """Images to evaluate on (default: val; all of them where other data are given)."""
     checkpoint: Checkpoint = "best"
     """The best by validation accuracy, or the latest."""
+    positive: str | None = None
+    """Of two classes, the one to be detected: sensitivity is its recall, specificity the other's (default:
+    the second)."""
+    confusion: Path | None = None
+    """Draw the confusion matrix to this picture."""
     json: bool = False
     """Print JSON."""
 
     def __call__(self) -> None:
+        from resnext_jax.reports import confusion, grid, tables
+
+        if self.confusion:
+            grid.check_format(self.confusion)
         predictor = training.load_run(self.run, self.checkpoint)
         split = self.split or ("all" if self.data else "val")
         other = {name: getattr(self, name) for name in ("data", "data_dir")}
         changes = {name: value for name, value in other.items() if value is not None}
-        metrics = predictor.evaluate(split, quiet=self.json, **changes)
+        metrics = predictor.evaluate(split, positive=self.positive, quiet=self.json, **changes)
+        if self.confusion:
+            confusion.draw_confusion(metrics["confusion"], predictor.classes, self.confusion)
         if self.json:
-            print(json.dumps({"run": str(self.run), "step": predictor.step, "split": split} | metrics))
+            print(training.to_json({"run": str(self.run), "step": predictor.step, "split": split} | metrics))
         else:
             print(f"{self.run} after {predictor.step} steps, {metrics['images']} images of split {split}")
-            print(format_metrics(metrics))
+            tables.print_metrics(metrics)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import font_manager
 from PIL import Image
 
-from resnext_jax.reports.curves import write_curves
+from resnext_jax.reports.curves import draw_curves
 from resnext_jax.reports.fonts import BASE, fonts_for
 from resnext_jax.reports.grid import draw_images
 
@@ -47,10 +47,10 @@ def test_a_font_that_has_the_characters_is_found():
 
 def test_curves_of_one_epoch_and_of_a_failed_validation(tmp_path):
     row = {"epoch": 1, "train_loss": 0.7, "train_top1": 0.5, "val_loss": 0.8, "val_top1": 0.6}
-    write_curves(tmp_path, [row])
+    draw_curves([row], tmp_path / "curves.png")
     first = (tmp_path / "curves.png").read_bytes()
     failed = row | {"epoch": 2, "val_loss": math.nan, "val_top1": math.nan}
-    write_curves(tmp_path, [row, failed])
+    draw_curves([row, failed], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes() != first
-    write_curves(tmp_path, [failed])
+    draw_curves([failed], tmp_path / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

@@ -67,7 +67,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 def test_a_run_learns_and_leaves_everything(config):
     calls = []
-    result = rj.fit(config, writers=[lambda directory, history: calls.append(len(history))], quiet=True)
+    result = rj.fit(config, writers=[lambda progress: calls.append(len(progress.history))], quiet=True)
     assert result.summary["best_val_top1"] == 1.0
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
     assert calls == [1, 2, 3]
@@ -125,10 +125,32 @@ class StopAt:
         return self.signum is not None
 
 
-@pytest.mark.parametrize("step", [1, 4, 6])
-def test_a_run_stopped_at_any_step_goes_on_exactly(config, tmp_path, monkeypatch, step):
+# Everything that a run carries from step to step or from epoch to epoch. No loss is ever 100 lower, so the
+# rate is halved after the second epoch and after the third.
+CARRIED = {
+    "optimizer": "lamb",
+    "schedule": "plateau",
+    "plateau_factor": 0.5,
+    "plateau_patience": 1,
+    "plateau_min_delta": 100.0,
+    "ema_decay": 0.9,
+    "accumulate": 2,
+    "balanced_sampler": True,
+    "mixup": 0.2,
+    "label_smoothing": 0.1,
+    "clip_grad_norm": 1.0,
+    "head_lr": 0.1,
+    "early_stop": 3,
+}
+
+
+@pytest.mark.parametrize(("step", "recipe"), [(1, {}), (4, {}), (6, {}), (10, CARRIED)])
+def test_a_run_stopped_at_any_step_goes_on_exactly(config, tmp_path, monkeypatch, step, recipe):
+    config = replace(config, **recipe)
     whole = replace(config, out=tmp_path / "whole")
-    rj.fit(whole, quiet=True)
+    result = rj.fit(whole, quiet=True)
+    if recipe:
+        assert [row["lr"] for row in result.history] == pytest.approx([0.02, 0.02, 0.01])
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["resnext_jax.training.fit"], "StopRequest", lambda: StopAt(step))
         with pytest.raises(Interrupted, match="--resume --out"):
@@ -233,7 +255,7 @@ def test_two_processes_train_as_one(config, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], outputs
     (_, apart), (_, alone) = read_variables(config.out), read_variables(whole.out)
     for x, y in zip(jax.tree.leaves(apart), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(x, y, atol=2e-4)
+        np.testing.assert_allclose(x, y, atol=1e-3)  # rounding, amplified as on one process
     losses = [
         [json.loads(line)["val_loss"] for line in (run.out / "history.jsonl").read_text().splitlines()]
         for run in (config, whole)

@@ -8,10 +8,11 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from resnext_jax.data.augment import chain, flip, pad_crop
+from resnext_jax.data.augment import AugmentConfig, make_augment
 from resnext_jax.models import build_model
 from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.metrics import cross_entropy, means, metric_names, metric_sums, zero_sums
+from resnext_jax.training.loss import Loss
+from resnext_jax.training.metrics import mean_metrics, means, metric_names, metric_sums, zero_sums
 from resnext_jax.training.optimizer import make_optimizer, make_schedule
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.state import create_state, merge_model, split_model
@@ -22,15 +23,15 @@ NORMALIZE = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
 SGD = optax.sgd(0.1, 0.9)
-AS_IS = chain([])
-AUGMENT = chain([flip, pad_crop(2)])
+AS_IS = make_augment(AugmentConfig())
+AUGMENT = make_augment(AugmentConfig(flip=True, pad_crop=2))
 
 
 def make_step(tiny, *, sync, augment=AS_IS, optimizer=SGD):
     model = build_model(tiny, num_classes=CLASSES, bn_axis_name=AXIS if sync else None)
     graphdef, params, batch_stats = split_model(model)
     state = create_state(params, batch_stats, optimizer, seed=5)
-    return make_train_step(graphdef, optimizer, NORMALIZE, augment), state
+    return make_train_step(graphdef, optimizer, NORMALIZE, augment, Loss(CLASSES)), state
 
 
 def make_batch(count=16, seed=0):
@@ -124,34 +125,35 @@ def test_step_is_gradient_descent_on_the_mean_loss(tiny):
     assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
 
 
-def test_eval_step_counts_only_what_the_mask_says(tiny):
+def test_evaluation_keeps_the_order_of_the_examples(tiny):
     model = build_model(tiny, num_classes=CLASSES)
     model.eval()
     graphdef, params, batch_stats = split_model(model)
     parallel = DataParallel(2)
     step = make_eval_step(graphdef, NORMALIZE)
-    state = parallel.replicate(create_state(params, batch_stats, optax.identity(), seed=0))
-    batch = make_batch()
-    logits = np.asarray(model(NORMALIZE(batch["image"])))[:11]
-    batch["mask"][11:] = False
-    batch = by_device(batch, 2)
-    arguments = state, parallel.replicate(zero_sums(CLASSES)), parallel.split(batch)
-    sums = parallel.compile_eval_step(step, *arguments)(*arguments)
-    labels = batch["label"].reshape(-1)[:11]
-    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(11), labels]
-    assert float(sums["count"]) == 11
-    assert float(sums["loss"]) == pytest.approx(losses.sum(), rel=1e-5)
-    assert float(sums["top1"]) == (logits.argmax(1) == labels).sum()
+    variables = parallel.replicate({"params": params, "batch_stats": batch_stats})
+    batches = [make_batch(8, seed) for seed in range(2)]
+    split = [parallel.split(by_device(batch, 2)) for batch in batches]
+    compiled = parallel.compile_eval_step(step, variables, split[0])
+    log_probabilities = parallel.gather([compiled(variables, batch) for batch in split])
+    logits = np.concatenate([model(NORMALIZE(batch["image"])) for batch in batches])
+    expected = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(log_probabilities, expected, atol=1e-5)
+    labels = np.concatenate([batch["label"] for batch in batches])
+    metrics = mean_metrics(log_probabilities, labels)
+    assert metrics["loss"] == pytest.approx(-expected[np.arange(16), labels].mean(), rel=1e-5)
+    assert metrics["top1"] == (logits.argmax(1) == labels).mean()
 
 
 def test_metric_sums_against_numpy():
     rng = np.random.default_rng(0)
     logits = rng.integers(0, 6, (200, 8)).astype(np.float32)  # with ties
     labels, mask = rng.integers(0, 8, 200), rng.random(200) < 0.7
-    losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
-    sums = metric_sums(jnp.asarray(logits), losses, jnp.asarray(labels), jnp.asarray(mask))
+    losses = rng.random(200)
+    sums = metric_sums(jnp.asarray(logits), jnp.asarray(losses), jnp.asarray(labels), jnp.asarray(mask))
     order = np.argsort(-logits, axis=1, kind="stable")
     assert float(sums["count"]) == mask.sum()
+    assert float(sums["loss"]) == pytest.approx(losses[mask].sum())
     assert float(sums["top1"]) == (order[:, 0] == labels)[mask].sum()
     assert float(sums["top5"]) == (order[:, :5] == labels[:, None]).any(1)[mask].sum()
 
@@ -159,7 +161,7 @@ def test_metric_sums_against_numpy():
 def test_what_is_not_a_number_is_not_right():
     logits = jnp.full((4, 3), jnp.nan)
     labels = jnp.arange(4) % 3
-    sums = metric_sums(logits, cross_entropy(logits, labels), labels, jnp.ones(4, bool))
+    sums = metric_sums(logits, jnp.zeros(4), labels, jnp.ones(4, bool))
     assert float(sums["top1"]) == 0
 
 
@@ -218,13 +220,13 @@ def test_schedules():
 def test_augmentation_against_numpy():
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 3), dtype=np.uint8)
     keys = jax.random.split(jax.random.key(0), 64)
-    flipped = np.asarray(flip(keys, images))
+    flipped = np.asarray(make_augment(AugmentConfig(flip=True))(keys, images))
     mirrored = [np.array_equal(out, image[:, ::-1]) for out, image in zip(flipped, images, strict=True)]
     kept = [np.array_equal(out, image) for out, image in zip(flipped, images, strict=True)]
     assert all(a != b for a, b in zip(mirrored, kept, strict=True))
     assert 20 < sum(mirrored) < 44
 
-    cropped = np.asarray(pad_crop(2)(keys, images))
+    cropped = np.asarray(make_augment(AugmentConfig(pad_crop=2))(keys, images))
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     places = set()
     for image, out in zip(padded, cropped, strict=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from types import ModuleType
 from typing import Any, Generic, TypedDict, TypeVar
@@ -37,6 +39,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    balanced: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     local_devices: int = 1,
@@ -51,6 +54,7 @@ def train_batches(
         batch_size: images in a global batch, over all processes and devices.
         seed: of the order.
         start_step: steps already taken since the beginning of the run.
+        balanced: draw all classes equally often, see `balanced_order`.
         process_index: this process.
         process_count: processes that share each batch.
         local_devices: devices of each process.
@@ -65,9 +69,44 @@ def train_batches(
             f"use a batch-size of at most {largest}" if largest else "there are fewer images than devices"
         )
         raise ValueError(f"batch-size {batch_size} is more than the {len(images)} training images: {advice}")
-    order = _import_grain().MapDataset.range(len(images)).seed(seed).shuffle()
-    batches = order.batch(batch_size, drop_remainder=True).repeat()[start_step:]
+    grain = _import_grain()
+    if balanced:
+        steps = steps_per_epoch(len(images), batch_size)
+        order_of = lru_cache(maxsize=2)(lambda epoch: balanced_order(images.labels, seed, epoch))
+
+        def draw(step: int) -> np.ndarray:
+            first = step % steps * batch_size
+            return order_of(step // steps)[first : first + batch_size]
+
+        batches = grain.MapDataset.range(start_step, sys.maxsize).map(draw)
+    else:
+        order = grain.MapDataset.range(len(images)).seed(seed).shuffle()
+        batches = order.batch(batch_size, drop_remainder=True).repeat()[start_step:]
     return _iterate(batches.map(lambda indices: share.collate(images, indices)))
+
+
+def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Indices of as many images as there are, all classes equally often (but for a remainder, by lot).
+
+    The images of a class are drawn in rounds: none comes again before all have come once.
+
+    Args:
+        labels: int [N].
+        seed: of the order.
+        epoch: counted from 0; each has an order of its own.
+
+    Returns:
+        int [N].
+    """
+    rng = np.random.default_rng((seed, epoch))
+    present = rng.permutation(np.unique(labels))
+    quotas = len(labels) // len(present) + (np.arange(len(present)) < len(labels) % len(present))
+    drawn = []
+    for label, quota in zip(present, quotas, strict=True):
+        members = np.flatnonzero(labels == label)
+        rounds = [rng.permutation(members) for _ in range(-(-quota // len(members)))]
+        drawn.append(np.concatenate(rounds)[:quota])
+    return rng.permutation(np.concatenate(drawn))
 
 
 def eval_batches(

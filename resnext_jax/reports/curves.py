@@ -6,19 +6,25 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resnext_jax.training import Row, best_row
+from resnext_jax.training import Monitor, Progress, Row, best_row
 
 PANELS = (("loss", "Loss", 1), ("top1", "Top-1 accuracy, %", 100))
 
 
-def write_curves(directory: Path, history: list[Row]) -> None:
-    """Draw loss and top-1 over the epochs to `curves.png` in the run directory.
+def write_curves(progress: Progress) -> None:
+    """Draw `curves.png` in the run directory; a writer for `fit`."""
+    draw_curves(progress.history, progress.directory / "curves.png", progress.info.config.monitor)
+
+
+def draw_curves(history: list[Row], file: Path, monitor: Monitor = "top1") -> None:
+    """Draw loss and top-1 over the epochs.
 
     Args:
-        directory: the run directory.
         history: a row an epoch, with train_loss, val_loss, train_top1, val_top1.
+        file: PNG to write.
+        monitor: what makes an epoch the best; it is marked.
     """
-    best = best_row(history)
+    best = best_row(history, monitor)
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     for axes, (metric, title, scale) in zip(figure.subplots(1, 2), PANELS, strict=True):
@@ -35,6 +41,6 @@ def write_curves(directory: Path, history: list[Row]) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     # Drawn aside and moved: who watches the file never sees half of it.
-    partial = directory / "curves.partial.png"
+    partial = file.with_name(f"{file.stem}.partial.png")
     figure.savefig(partial, dpi=110)
-    partial.replace(directory / "curves.png")
+    partial.replace(file)

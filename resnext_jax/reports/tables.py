@@ -4,6 +4,7 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import rich.box
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.table import Table
 
 from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
 from resnext_jax.training import Predictions
+from resnext_jax.training.console import format_metrics
+
+MOST_COLUMNS = 12  # classes up to which a confusion matrix is printed
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
@@ -46,6 +50,27 @@ def write_predictions(predictions: Predictions, file: Path) -> None:
             predictions.keys, predictions.top(), predictions.probabilities, strict=True
         ):
             table.writerow([key, name, f"{probability:.6f}", *(f"{value:.6f}" for value in row)])
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """What `Predictor.evaluate` found: totals, a row a class, and for few classes the confusion matrix."""
+    print(f"{format_metrics(metrics)}  calibration error {100 * metrics['ece']:.2f} %")
+    if "roc_auc" in metrics:
+        print(
+            f"{metrics['positive']}: sensitivity {100 * metrics['sensitivity']:.2f} %  specificity "
+            f"{100 * metrics['specificity']:.2f} %  ROC-AUC {metrics['roc_auc']:.4f}"
+        )
+    scores = ("precision", "recall", "f1")
+    rows = [
+        [name, *(f"{values[score]:.4f}" for score in scores), f"{values['support']:,}"]
+        for name, values in metrics["per_class"].items()
+    ]
+    rows.append(["mean", *(f"{metrics['macro'][score]:.4f}" for score in scores), f"{metrics['images']:,}"])
+    print_table(["class", *scores, "support"], rows)
+    classes = list(metrics["per_class"])
+    if len(classes) <= MOST_COLUMNS:
+        rows = [[name, *map(str, counts)] for name, counts in zip(classes, metrics["confusion"], strict=True)]
+        print_table(["true \\ predicted", *classes], rows)
 
 
 def print_models() -> None:

@@ -1,6 +1,7 @@
 """The rules of a configuration: ranges, and options that contradict each other."""
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 # Options that do nothing without another one: field -> the other field, and its values.
 GOES_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "milestones": ("schedule", ("step",)),
-    "min_lr": ("schedule", ("cosine",)),
+    "plateau_factor": ("schedule", ("plateau",)),
+    "plateau_patience": ("schedule", ("plateau",)),
+    "plateau_min_delta": ("schedule", ("plateau",)),
+    "min_lr": ("schedule", ("cosine", "plateau")),
     "momentum": ("optimizer", ("sgd",)),
     "nesterov": ("optimizer", ("sgd",)),
 }
@@ -36,6 +40,9 @@ def check(config: "TrainConfig") -> None:
             )
     _check_schedule(config)
     _check_transfer(config)
+    _check_loss(config)
+    if config.batch_size % config.accumulate:
+        raise ValueError(f"accumulate={config.accumulate}: it does not divide batch_size={config.batch_size}")
     if config.nesterov and config.momentum == 0:
         raise ValueError("nesterov=True with momentum=0: Nesterov needs a momentum above 0")
     if config.resume and config.overwrite:
@@ -58,9 +65,13 @@ def _check_ranges(config: "TrainConfig") -> None:
     expect(lambda v: 0 <= v < 1, "a number from 0 to below 1", "momentum")
     decays = ("weight_decay", "norm_weight_decay", "bias_weight_decay")
     expect(lambda v: 0 <= v < 1, "a number from 0 to below 1", *decays)
-    expect(lambda v: v >= 0, "0 or more", "cache_gib", "pad_crop", "warmup_epochs", "seed", "split_seed")
+    expect(lambda v: 0 <= v < 1, "a number from 0 to below 1", "label_smoothing")
+    expect(lambda v: 0 < v < 1, "a number between 0 and 1", "plateau_factor", "ema_decay")
+    natural = ("cache_gib", "warmup_epochs", "seed", "split_seed", "plateau_min_delta")
+    expect(lambda v: v >= 0, "0 or more", *natural)
     expect(lambda v: v > 0, "above 0", "save_minutes", "clip_grad_norm")
-    expect(lambda v: v >= 1, "at least 1", "epochs", "batch_size", "image_size", "workers", "devices")
+    positive = ("epochs", "batch_size", "accumulate", "image_size", "workers", "devices")
+    expect(lambda v: v >= 1, "at least 1", *positive, "plateau_patience", "early_stop")
     expect(lambda v: v < config.image_size, f"less than image_size={config.image_size}", "pad_crop")
     expect(lambda v: v < config.epochs, f"fewer than epochs={config.epochs}", "warmup_epochs")
     expect(lambda v: 0 <= v < config.lr, f"0 or more, and less than lr={config.lr}", "min_lr")
@@ -87,6 +98,23 @@ def _check_transfer(config: "TrainConfig") -> None:
     trained = trainable_mask(split_model(abstract_model(config.model))[1], config.freeze)
     if config.head_lr is not None and not any(trained["fc"].values()):
         raise ValueError(f"head_lr={config.head_lr} with a frozen head: leave fc out of freeze")
+
+
+def _check_loss(config: "TrainConfig") -> None:
+    weights = config.class_weights
+    if weights is None:
+        return
+    if isinstance(weights, str) and weights != "balanced":
+        raise ValueError(f"class_weights={weights!r}: expected 'balanced' or a number for each class")
+    if not isinstance(weights, str) and not all(0 <= weight < math.inf for weight in weights):
+        raise ValueError(f"class_weights={weights}: expected numbers of 0 or more")
+    if config.balanced_sampler:
+        raise ValueError(f"class_weights={weights!r} with balanced_sampler=True: choose one")
+    if config.mixup or config.cutmix:
+        raise ValueError(
+            f"class_weights={weights!r} with mixup={config.mixup} and cutmix={config.cutmix}: a mixed label "
+            "is of no one class; use balanced_sampler"
+        )
 
 
 def _default(config: "TrainConfig", name: str) -> Any:

@@ -70,7 +70,7 @@ class Checkpoints:
             step: steps made.
             state: on any devices.
             meta: JSON values.
-            metrics: `val_top1` and `val_loss`; None within an epoch: such a checkpoint is never the best.
+            metrics: those that `rank` orders by; None within an epoch: such a checkpoint is never the best.
         """
         if step in self._manager.all_steps():
             return
@@ -79,10 +79,8 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardSave({"params": host.params, "batch_stats": host.batch_stats}),
-                optimizer=ocp.args.StandardSave(
-                    {"seed": host.seed, "step": host.step, "opt_state": host.opt_state}
-                ),
+                model=ocp.args.StandardSave(host.model),
+                optimizer=ocp.args.StandardSave(_rest(host)),
                 meta=ocp.args.JsonSave(meta),
             ),
             metrics=metrics,
@@ -119,10 +117,15 @@ class Checkpoints:
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardRestore({"params": like.params, "batch_stats": like.batch_stats}),
-                optimizer=ocp.args.StandardRestore(
-                    {"seed": like.seed, "step": like.step, "opt_state": like.opt_state}
-                ),
+                model=ocp.args.StandardRestore(like.model),
+                optimizer=ocp.args.StandardRestore(_rest(like)),
             ),
         )
-        return TrainState(**items["model"], **items["optimizer"])
+        model, rest = items["model"], items["optimizer"]
+        return TrainState(**rest, **model) if like.ema is None else TrainState(**rest, ema=model)
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """All of a state but its `model`."""
+    model = ("params", "batch_stats", "ema") if state.ema is None else ("ema",)
+    return {name: value for name, value in state._asdict().items() if name not in model}

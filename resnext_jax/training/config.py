@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from resnext_jax.data.augment import AugmentConfig
 from resnext_jax.training.check import check
 
 # A resumed run may differ in these: where and how it runs, not what it computes.
 FREE_FIELDS = {"out", "resume", "overwrite", "epochs"} | {"data_dir", "cache_gib", "workers", "save_minutes"}
-FREE_FIELDS |= {"devices", "distributed"}
+FREE_FIELDS |= {"devices", "distributed", "early_stop"}
+
+
+Monitor = Literal["top1", "loss"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(AugmentConfig):
     """A training run, from data to run directory. Every field is a flag of `resnext-jax train`."""
 
     # Data
@@ -39,10 +43,6 @@ class TrainConfig:
     normalize: Literal["weights", "imagenet", "half"] = "weights"
     """Mean and deviation: those that `weights` were trained with, where they say so (a run directory or
     torchvision's name), else ImageNet's; ImageNet's; or 0.5 and 0.5 (pixels to [-1, 1])."""
-    flip: bool = False
-    """Mirror each training image left to right with probability 1/2."""
-    pad_crop: int = 0
-    """Pad training images by this many pixels and cut the size out again at a random place (CIFAR: 4)."""
     cache_gib: float = 2.0
     """Memory for decoded images, in GiB; data sets above it are decoded anew each epoch."""
     workers: int | None = None
@@ -88,22 +88,50 @@ class TrainConfig:
     """Weight decay of biases, those of batch norms included (default: as of the parameters beside them)."""
     clip_grad_norm: float | None = None
     """Scale the gradient down to this norm where it is larger."""
+    accumulate: int = 1
+    """Compute each batch in this many parts, one after the other, to save memory; the step is that of the
+    whole batch, but that batch norms see each part by itself."""
+    ema_decay: float | None = None
+    """Keep a moving average of the weights with this decay (0.999, say), rising to it over the first steps;
+    it is what is validated, saved as the model and exported."""
 
     # Learning rate over the run
-    schedule: Literal["constant", "cosine", "step", "onecycle"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "onecycle", "plateau"] = "constant"
     """constant; cosine to `min_lr`; step: divided by 10 at each of `milestones`; onecycle: from lr / 25 up to
-    lr in the first 30 % of the steps, then down to almost 0."""
+    lr in the first 30 % of the steps, then down to almost 0; plateau: reduced where the validation loss does
+    not fall."""
     milestones: tuple[int, ...] = ()
     """Epochs at which schedule `step` divides the rate."""
     warmup_epochs: int = 0
     """Epochs in which the rate rises from 0, before the schedule."""
+    plateau_factor: float = 0.1
+    """What schedule `plateau` multiplies the rate by."""
+    plateau_patience: int = 10
+    """Epochs without a lower validation loss after which it does."""
+    plateau_min_delta: float = 1e-4
+    """How much lower the loss must be to count."""
     min_lr: float = 0.0
-    """Where schedule `cosine` ends."""
+    """Where schedule `cosine` ends, and what `plateau` does not go below."""
 
-    seed: int = 0
-    """Of the initial weights, the order of the images and the augmentation."""
+    # Loss, and classes of unequal size
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes, in training."""
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    """Weigh the training loss by class: `balanced`, in inverse proportion to their numbers of images, or a
+    factor for each class, in the order of their names."""
+    balanced_sampler: bool = False
+    """Draw training images of all classes equally often: an epoch is as long, with some images of large
+    classes left out and those of small ones repeated."""
+
+    # The best epoch
+    monitor: Monitor = "top1"
+    """What makes an epoch the best: validation top-1 (of equal ones, loss), or validation loss alone."""
+    early_stop: int | None = None
+    """Stop when the best epoch is this many epochs back; evaluation, prediction and export use the best."""
 
     # Run
+    seed: int = 0
+    """Of the initial weights, the order of the images and the augmentation."""
     out: Path = Path("checkpoints/run")
     """Run directory: configuration, history, checkpoints, curves."""
     resume: bool = False
@@ -124,6 +152,7 @@ class TrainConfig:
         Raises:
             ValueError: a field out of range, or fields that contradict each other; the message names them.
         """
+        super().check()
         check(self)
 
     def differences(self, other: "TrainConfig") -> list[str]:

@@ -1,18 +1,18 @@
 """Exact evaluation: every image once, whatever the batch size and the number of devices."""
 
 import jax
+import numpy as np
 from flax import nnx
 
 from resnext_jax.data import Images, Preprocessing, eval_batches, prefetch_to_device
 from resnext_jax.training.console import Update
-from resnext_jax.training.metrics import means, zero_sums
 from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.state import TrainState
+from resnext_jax.training.state import Tree
 from resnext_jax.training.step import EvalStep, Normalize, make_eval_step
 
 
 class Evaluator:
-    """Metrics of a model over images.
+    """Predictions of a model for images, computed by all devices.
 
     Args:
         graphdef: structure of the model, in evaluation form.
@@ -27,15 +27,18 @@ class Evaluator:
         self._compiled: dict[tuple[int, ...], EvalStep] = {}  # by the shape of the images
 
     def __call__(
-        self, state: TrainState, images: Images, batch_size: int, update: Update | None = None
-    ) -> dict[str, float]:
-        """Mean loss, top-1 and, for more than five classes, top-5 over all images.
+        self, model: Tree, images: Images, batch_size: int, update: Update | None = None
+    ) -> np.ndarray:
+        """Log-probabilities of all images, in their order, in every process.
 
         Args:
-            state: replicated on the devices.
-            images: the split.
+            model: `params` and `batch_stats`, replicated on the devices.
+            images: the split, N images of K classes.
             batch_size: images in a step, over all devices.
             update: progress: steps done.
+
+        Returns:
+            float32 [N, K].
         """
         batches = eval_batches(
             images,
@@ -44,12 +47,13 @@ class Evaluator:
             process_count=jax.process_count(),
             local_devices=self._parallel.local_count,
         )
-        sums = self._parallel.replicate(zero_sums(len(images.classes)))
+        results = []
         for done, batch in enumerate(prefetch_to_device(batches, self._parallel.split), start=1):
             shape = batch["image"].shape
             if shape not in self._compiled:
-                self._compiled[shape] = self._parallel.compile_eval_step(self._step, state, sums, batch)
-            sums = self._compiled[shape](state, sums, batch)
+                self._compiled[shape] = self._parallel.compile_eval_step(self._step, model, batch)
+            results.append(self._compiled[shape](model, batch))
             if update:
                 update(done, "")
-        return means(jax.device_get(sums))
+        # The last batch was filled up.
+        return self._parallel.gather(results)[: len(images)]

@@ -1,34 +1,31 @@
 """The training loop: a configuration in; a run directory with the best and the latest checkpoint out."""
 
-import math
 import shlex
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from resnext_jax.data import WaitTimer, prefetch_to_device, train_batches
 from resnext_jax.training import run
 from resnext_jax.training.checkpoint import Checkpoints
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.console import Console, format_metrics
+from resnext_jax.training.decisions import best_row, lr_scale, monitored, stops_early
 from resnext_jax.training.evaluation import Evaluator
-from resnext_jax.training.metrics import Sums, means, zero_sums
+from resnext_jax.training.metrics import mean_metrics, means
 from resnext_jax.training.optimizer import make_schedule
 from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.run import Row, Writer
+from resnext_jax.training.run import Progress, Row, Writer
 from resnext_jax.training.runtime import enable_compilation_cache, join_processes, peak_memory_gib
 from resnext_jax.training.setup import prepare
 from resnext_jax.training.stopping import Interrupted, StopRequest, agreed
+from resnext_jax.training.trainer import Trainer
 
-# Steps that the host may be ahead of the devices: enough to keep them busy, few enough to bound memory.
-STEPS_AHEAD = 2
+SAMPLES = 16  # augmented images shown to writers
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
 
     Args:
         config: the run.
-        writers: called after every epoch with the run directory and the history so far, beside the CSV and
-            JSONL that are always written.
+        writers: called after every epoch, beside the CSV and JSONL that are always written.
         quiet: print nothing.
 
     Returns:
@@ -87,7 +83,7 @@ def _check_resumable(config: TrainConfig) -> None:
 
 
 class _Loop:
-    """The epochs of a run, and all that changes over them."""
+    """The epochs of a run: training, validation, what is decided, written and saved after each."""
 
     def __init__(
         self,
@@ -98,54 +94,35 @@ class _Loop:
         stop: StopRequest,
     ):
         self.config, self.parallel, self.console, self.stop = config, parallel, console, stop
-        self.writers = [run.write_history, *writers]
+        self.writers = writers
         self.primary = jax.process_index() == 0
         self.setup = prepare(config, parallel, console)
         self.schedule = make_schedule(config, self.setup.steps_per_epoch)
         self.evaluate = Evaluator(self.setup.eval_graphdef, self.setup.info.preprocessing, parallel)
-        self.state = self.setup.state
-        # Kept on the host: reading the step off the state would wait for the devices.
-        self.step = 0
+        self.trainer = Trainer(self.setup, parallel, console)
         self.history: list[Row] = []
-        # Of the epoch under way: metric sums as a checkpoint holds them, and time spent on its steps.
-        self.sums: dict[str, float] | None = None
-        self.epoch_seconds = 0.0
-        # Of this process.
-        self.compile_seconds = 0.0
-        self.step_seconds = 0.0
-        self.wait_seconds = 0.0
         self.saved = time.monotonic()
 
-    @property
-    def epochs_done(self) -> int:
-        return self.step // self.setup.steps_per_epoch
-
     def run(self) -> FitResult:
-        config, setup = self.config, self.setup
+        config, trainer = self.config, self.trainer
         started = time.perf_counter()
         if config.resume:
             self._restore()
         if self.primary:
             if config.resume:
-                run.write_config(config.out, setup.info)
+                run.write_config(config.out, self.setup.info)
             else:
-                run.start(config.out, setup.info)
-        batches = train_batches(
-            setup.train_images,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=self.step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            local_devices=self.parallel.local_count,
-        )
-        self.batches = WaitTimer(prefetch_to_device(batches, self.parallel.split))
+                run.start(config.out, self.setup.info)
+        trainer.start()
         self._announce()
         with Checkpoints(config.out, create=True) as self.checkpoints:
-            while self.epochs_done < config.epochs:
-                self._train_epoch()
+            while trainer.epochs_done < config.epochs and not stops_early(config, self.history):
+                trainer.train_epoch(self._between_steps)
                 self._finish_epoch()
-        summary = self._summary(time.perf_counter() - started)
+        best = best_row(self.history, config.monitor)
+        if stops_early(config, self.history):
+            self.console.line(f"stopped early: no better epoch than {best['epoch']} in {config.early_stop}")
+        summary = self._summary(best, time.perf_counter() - started)
         if self.primary:
             run.write_json(config.out / "summary.json", summary)
         return FitResult(config.out, self.history, summary)
@@ -158,149 +135,112 @@ class _Loop:
             f"{setup.steps_per_epoch} steps an epoch, "
             f"{self.parallel.global_count} x {self.parallel.devices[0].device_kind}"
         )
+        if self.config.freeze:
+            self.console.line(f"trained: {setup.trained:,} of {setup.parameters:,} parameters")
         if self.config.resume:
-            self.console.line(f"resuming after {self.step} steps, in epoch {self.epochs_done + 1}")
+            self.console.line(
+                f"resuming after {self.trainer.step} steps, in epoch {self.trainer.epochs_done + 1}"
+            )
 
     def _restore(self) -> None:
         """Take up the latest checkpoint."""
+        trainer = self.trainer
         images, classes = len(self.setup.train_images), list(self.setup.info.classes)
         with Checkpoints(self.config.out) as checkpoints:
-            self.step = checkpoints.step_of("latest")
-            meta = checkpoints.read_meta(self.step)
+            trainer.step = checkpoints.step_of("latest")
+            meta = checkpoints.read_meta(trainer.step)
             if (meta["train_images"], meta["classes"]) != (images, classes):
                 raise ValueError(
                     f"{self.config.out}: the run had {meta['train_images']} training images of "
                     f"{', '.join(meta['classes'])}; now there are {images} of {', '.join(classes)}"
                 )
-            self.state = self.parallel.replicate(checkpoints.read_state(self.step, self.state))
-        self.history, self.sums, self.epoch_seconds = meta["history"], meta["sums"], meta["epoch_seconds"]
+            trainer.state = self.parallel.replicate(checkpoints.read_state(trainer.step, trainer.state))
+        self.history = meta["history"]
+        trainer.sums, trainer.epoch_seconds = meta["sums"], meta["epoch_seconds"]
 
-    def _save(self, metrics: Row | None) -> None:
+    def _save(self, metrics: dict[str, float] | None) -> None:
+        trainer = self.trainer
         progress = {
             "train_images": len(self.setup.train_images),
             "history": self.history,
-            "sums": self.sums,
-            "epoch_seconds": self.epoch_seconds,
+            "sums": trainer.sums,
+            "epoch_seconds": trainer.epoch_seconds,
         }
-        self.checkpoints.save(self.step, self.state, self.setup.info.to_dict() | progress, metrics)
+        self.checkpoints.save(trainer.step, trainer.state, self.setup.info.to_dict() | progress, metrics)
         self.saved = time.monotonic()
 
-    def _train_epoch(self) -> None:
-        """Make the steps that the epoch still wants; its metric sums are in `self.sums` then."""
-        sums = zero_sums(len(self.setup.info.classes))
-        if self.sums is not None:
-            sums = {name: jnp.float32(self.sums[name]) for name in sums}
-        sums = self.parallel.replicate(sums)
-        steps = self.setup.steps_per_epoch
-        ahead: deque[Sums] = deque()
-        waited = self.batches.seconds
-        mark = time.perf_counter()
-        with self.console.task(f"epoch {self.epochs_done + 1}/{self.config.epochs}", steps) as update:
-            for done in range(self.step % steps + 1, steps + 1):
-                batch = next(self.batches)
-                if not self.compile_seconds:
-                    self._compile(sums, batch)
-                    waited, mark = self.batches.seconds, time.perf_counter()
-                self.state, sums = self.train_step(self.state, sums, batch)
-                self.step += 1
-                ahead.append(sums)
-                known = self._check_finite(ahead.popleft()) if len(ahead) > STEPS_AHEAD else None
-                if done == steps:
-                    self.sums = known = self._check_finite(sums)
-                now = time.perf_counter()
-                self.epoch_seconds += now - mark
-                self.step_seconds += now - mark
-                mark = now
-                if known:
-                    speed = known["count"] / self.epoch_seconds
-                    update(done, f"{format_metrics(means(known))}  {speed:.0f} images/s")
-                if done < steps:
-                    self._save_within_epoch(sums)
-        self.wait_seconds += self.batches.seconds - waited
-
-    def _compile(self, sums: Sums, batch: Any) -> None:
-        """Compile ahead of the first call, so that the time it takes is known."""
-        start = time.perf_counter()
-        self.train_step = self.parallel.compile_train_step(self.setup.train_step, self.state, sums, batch)
-        self.compile_seconds = time.perf_counter() - start
-        self.console.line(f"compiled the training step in {self.compile_seconds:.1f} s")
-
-    def _check_finite(self, sums: Sums) -> dict[str, float]:
-        """The sums on the host, once they are known."""
-        host = {name: float(value) for name, value in jax.device_get(sums).items()}
-        if not math.isfinite(host["loss"]):
-            self._diverged(f"the training loss is {host['loss']}")
-        return host
-
-    def _check_state(self) -> None:
-        """A loss can be finite behind parameters that are not: ReLU may turn NaN into 0."""
-        leaves = jax.tree.leaves((self.state.params, self.state.batch_stats))
-        if not all(np.isfinite(leaf.addressable_data(0)).all() for leaf in leaves):
-            self._diverged("a parameter or batch statistic is not finite")
-
-    def _diverged(self, what: str) -> None:
-        raise FloatingPointError(
-            f"{what} by step {self.step} of epoch {-(-self.step // self.setup.steps_per_epoch)}; "
-            f"try a lower lr than {self.config.lr}; checkpoints from before are kept in {self.config.out}"
-        )
-
-    def _save_within_epoch(self, sums: Sums) -> None:
-        stopping = self.stop.requested(self.step)
-        due = agreed(time.monotonic() - self.saved > 60 * self.config.save_minutes, self.step)
+    def _between_steps(self, settle: Callable[[], None]) -> None:
+        step = self.trainer.step
+        stopping = self.stop.requested(step)
+        due = agreed(time.monotonic() - self.saved > 60 * self.config.save_minutes, step)
         if stopping or due:
-            self.sums = self._check_finite(sums)
-            self._check_state()
+            settle()
             self._save(metrics=None)
         if stopping:
             self._interrupt()
 
     def _interrupt(self) -> None:
+        trainer = self.trainer
         raise Interrupted(
             self.stop.signum,
-            f"saved after {self.step} steps, in epoch {self.epochs_done + 1} of {self.config.epochs}; "
+            f"saved after {trainer.step} steps, in epoch {trainer.epochs_done + 1} of {self.config.epochs}; "
             f"go on with: resnext-jax train --resume --out {shlex.quote(str(self.config.out))}",
         )
 
     def _finish_epoch(self) -> None:
-        """Validate, write the history, save."""
-        config, images = self.config, self.setup.val_images
-        self._check_state()
+        """Validate, decide, write the history, save."""
+        config, trainer, images = self.config, self.trainer, self.setup.val_images
         start = time.perf_counter()
         with self.console.task("validating", -(-len(images) // config.batch_size)) as update:
-            val = self.evaluate(self.state, images, config.batch_size, update)
-        row: Row = {"epoch": self.epochs_done, "step": self.step, "lr": float(self.schedule(self.step - 1))}
-        row |= {f"train_{name}": value for name, value in means(self.sums).items()}
-        row |= {f"val_{name}": value for name, value in val.items()}
-        row["seconds"] = round(self.epoch_seconds + time.perf_counter() - start, 3)
-        speed = config.batch_size * self.setup.steps_per_epoch / self.epoch_seconds
+            log_probabilities = self.evaluate(trainer.state.model, images, config.batch_size, update)
+        lr = float(self.schedule(trainer.step - 1)) * lr_scale(config, self.history)
+        row: Row = {"epoch": trainer.epochs_done, "step": trainer.step, "lr": lr}
+        row |= {f"train_{name}": value for name, value in means(trainer.sums).items()}
+        row |= {f"val_{name}": v for name, v in mean_metrics(log_probabilities, images.labels).items()}
+        row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
+        speed = config.batch_size * self.setup.steps_per_epoch / trainer.epoch_seconds
         row["images_per_second"] = round(speed, 1)
         self.history.append(row)
-        self.sums, self.epoch_seconds = None, 0.0
+        trainer.next_epoch(lr_scale(config, self.history))
         if self.primary:
-            for write in self.writers:
-                write(config.out, self.history)
-        self._save(row)
-        best = "  best" if run.best_row(self.history) is row else ""
+            self._write(log_probabilities)
+        self._save(monitored(row, config.monitor))
+        best = "  best" if best_row(self.history, config.monitor) is row else ""
         self.console.line(
             f"epoch {row['epoch']}/{config.epochs}  {format_metrics(row, 'train_')}  |  validation "
             f"{format_metrics(row, 'val_')}  |  {speed:.0f} images/s  {row['seconds']:.1f} s{best}"
         )
-        if self.stop.requested(self.step) and self.epochs_done < config.epochs:
+        if self.stop.requested(trainer.step) and trainer.epochs_done < config.epochs:
             self._interrupt()
 
-    def _summary(self, seconds: float) -> dict[str, Any]:
-        best = run.best_row(self.history)
+    def _write(self, log_probabilities: np.ndarray) -> None:
+        setup = self.setup
+        run.write_history(self.config.out, self.history)
+
+        def samples() -> np.ndarray:
+            images = setup.train_images.gather(np.arange(min(SAMPLES, len(setup.train_images))))
+            keys = jax.random.split(jax.random.key(self.trainer.step), len(images))
+            return np.asarray(jax.jit(setup.augment)(keys, images))
+
+        progress = Progress(
+            self.config.out, setup.info, self.history, setup.val_images.labels, log_probabilities, samples
+        )
+        for write in self.writers:
+            write(progress)
+
+    def _summary(self, best: Row, seconds: float) -> dict[str, Any]:
+        trainer = self.trainer
         return {
             "best_epoch": best["epoch"],
             "best_val_top1": best["val_top1"],
             "best_val_loss": best["val_loss"],
-            "epochs": self.epochs_done,
+            "epochs": trainer.epochs_done,
             "train_images": len(self.setup.train_images),
             "val_images": len(self.setup.val_images),
             # The rest is of the last process that worked on the run.
             "seconds": round(seconds, 1),
-            "compile_seconds": round(self.compile_seconds, 1),
+            "compile_seconds": round(trainer.compile_seconds, 1),
             "images_per_second": max(row["images_per_second"] for row in self.history),
-            "data_wait_share": round(self.wait_seconds / self.step_seconds, 4) if self.step_seconds else 0.0,
+            "data_wait_share": round(trainer.wait_seconds / (trainer.step_seconds or 1), 4),
             "peak_memory_gib": round(peak_memory_gib(), 2),
         }

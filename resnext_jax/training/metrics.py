@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 Sums = dict[str, jax.Array]
 
@@ -15,11 +15,6 @@ def metric_names(num_classes: int) -> tuple[str, ...]:
 def zero_sums(num_classes: int) -> Sums:
     """Sums of no examples."""
     return {name: jnp.zeros((), jnp.float32) for name in (*metric_names(num_classes), "count")}
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy of each example, float32 [N], of logits [N, K] and labels int32 [N]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
 def metric_sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
@@ -49,3 +44,14 @@ def means(sums: dict[str, float]) -> dict[str, float]:
         for name, total in sums.items()
         if name != "count"
     }
+
+
+def mean_metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Cross-entropy, top-1 and, for more than five classes, top-5.
+
+    Args:
+        log_probabilities: float32 [N, K].
+        labels: int [N].
+    """
+    losses = -np.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    return means(jax.device_get(metric_sums(log_probabilities, losses, labels, np.ones(len(labels), bool))))

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from resnext_jax.training.metrics import Sums
-from resnext_jax.training.state import TrainState
+from resnext_jax.training.state import TrainState, Tree
 from resnext_jax.training.step import AXIS, Batch, EvalStep, TrainStep
 
 
@@ -67,14 +68,37 @@ class DataParallel:
             sums: replicated.
             batch: split.
         """
-        mapped = self._map(step, out_axes=(None, None), donate_argnums=0)
+        mapped = self._map(step, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
         return mapped.lower(state, sums, batch).compile()
 
-    def compile_eval_step(self, step: EvalStep, state: TrainState, sums: Sums, batch: Batch) -> EvalStep:
-        """Map a step over the devices and compile it; arguments as in `compile_train_step`."""
-        return self._map(step, out_axes=None).lower(state, sums, batch).compile()
+    def compile_eval_step(self, step: EvalStep, model: Tree, batch: Batch) -> EvalStep:
+        """Map a step over the devices and compile it; its results are split like the batch.
+
+        Args:
+            step: of one device.
+            model: replicated.
+            batch: split.
+        """
+        return self._map(step, in_axes=(None, 0)).lower(model, batch).compile()
+
+    def gather(self, results: Sequence[jax.Array]) -> np.ndarray:
+        """Results of successive batches as one array on the host, in the order of the global batches.
+
+        Args:
+            results: arrays [D, N, ...] of an evaluation step, with row d on device d of this process.
+        """
+        local = np.stack([_local(result) for result in results])  # [steps, D, N, ...]
+        if jax.process_count() > 1:  # [processes, steps, D, N, ...]
+            local = np.swapaxes(multihost_utils.process_allgather(local), 0, 1)
+        return local.reshape(-1, *results[0].shape[2:])
 
     def _map(self, step: Callable, **options: Any) -> Any:
         # Several processes map over all their devices: to name the local ones would exclude the others'.
         devices = None if jax.process_count() > 1 else self.devices
-        return jax.pmap(step, AXIS, in_axes=(None, None, 0), devices=devices, **options)
+        return jax.pmap(step, AXIS, devices=devices, **options)
+
+
+def _local(array: jax.Array) -> np.ndarray:
+    """The rows of an array that are on this process's devices."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([shard.data for shard in shards])

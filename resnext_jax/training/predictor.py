@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,16 @@ from resnext_jax.data import Images, Preprocessing, load_images, open_dataset
 from resnext_jax.data.files import ImageFiles
 from resnext_jax.models import ResNet, abstract_model
 from resnext_jax.training.checkpoint import Checkpoints, Which
+from resnext_jax.training.classification import classification_report
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.console import Console, Update
 from resnext_jax.training.evaluation import Evaluator
+from resnext_jax.training.metrics import mean_metrics
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.run import RunInfo
 from resnext_jax.training.runtime import enable_compilation_cache
 from resnext_jax.training.setup import read_images
-from resnext_jax.training.state import TrainState, merge_model, split_model
+from resnext_jax.training.state import merge_model, split_model
 from resnext_jax.training.step import Normalize
 
 
@@ -131,13 +134,20 @@ class Predictor:
         pixels = images.gather(np.arange(len(images)))
         return Predictions(images.keys, pixels, self.probabilities(pixels, batch_size), self.classes)
 
-    def evaluate(self, split: str = "val", *, quiet: bool = True, **changes: object) -> dict[str, float]:
-        """Loss, top-1 and (above five classes) top-5 on a split of the data that the run was trained on.
+    def evaluate(
+        self, split: str = "val", *, positive: str | None = None, quiet: bool = True, **changes: object
+    ) -> dict[str, Any]:
+        """Metrics on a split of the data that the run was trained on.
 
         Args:
             split: "train", "val" or "test", split as in training, or "all".
+            positive: of two classes, the one to be detected; None: the second.
             quiet: show no progress.
             changes: fields of the configuration to replace, such as `data` or `data_dir`.
+
+        Returns:
+            `images` (their number), `loss`, `top1`, above five classes `top5`, and all that
+            `classification_report` has.
 
         Raises:
             ValueError: no such split, or other classes than the model's.
@@ -147,11 +157,13 @@ class Predictor:
         images = self._read_split(info, split, Console(quiet))
         parallel = DataParallel(info.config.devices)
         graphdef, params, batch_stats = split_model(self.model)
-        state = TrainState(jnp.uint32(0), jnp.int32(self.step), params, batch_stats, ())
         evaluate = Evaluator(graphdef, self.preprocessing, parallel)
         batch_size = -(-info.config.batch_size // parallel.global_count) * parallel.global_count
-        metrics = evaluate(parallel.replicate(state), images, batch_size)
-        return {"images": len(images)} | metrics
+        model = parallel.replicate({"params": params, "batch_stats": batch_stats})
+        log_probabilities = evaluate(model, images, batch_size)
+        metrics = mean_metrics(log_probabilities, images.labels)
+        report = classification_report(log_probabilities, images.labels, self.classes, positive)
+        return {"images": len(images)} | metrics | report
 
     def _read_split(self, info: RunInfo, split: str, console: Console) -> Images:
         config = info.config

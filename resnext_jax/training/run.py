@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.training.config import TrainConfig
-from resnext_jax.weights.runs import rank
 
 Row = dict[str, float]
-Writer = Callable[[Path, list[Row]], None]
-"""Called after each epoch with the run directory and all rows so far."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,31 @@ class RunInfo:
             tuple(values["classes"]),
             Preprocessing.from_dict(values["preprocessing"]),
         )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What writers are given after each epoch.
+
+    Args:
+        directory: the run directory.
+        info: configuration, classes and preprocessing.
+        history: a row an epoch so far.
+        labels: int [N], of the validation images.
+        log_probabilities: float32 [N, K], of the same, as predicted after this epoch.
+        samples: makes some training images as the network sees them, augmented anew; uint8 [n, S, S, 3].
+    """
+
+    directory: Path
+    info: RunInfo
+    history: list[Row]
+    labels: np.ndarray
+    log_probabilities: np.ndarray
+    samples: Callable[[], np.ndarray]
+
+
+Writer = Callable[[Progress], None]
+"""Shows or logs a run: any function of its progress."""
 
 
 def check_free(directory: Path, *, overwrite: bool) -> None:
@@ -102,7 +125,7 @@ def read_info(directory: Path) -> RunInfo:
 
 def write_history(directory: Path, history: list[Row]) -> None:
     """Write `history.csv` and `history.jsonl`, one row an epoch."""
-    _replace(directory / "history.jsonl", "".join(json.dumps(_finite(row)) + "\n" for row in history))
+    _replace(directory / "history.jsonl", "".join(to_json(row) + "\n" for row in history))
     if not history:
         return
     text = io.StringIO()
@@ -112,14 +135,14 @@ def write_history(directory: Path, history: list[Row]) -> None:
     _replace(directory / "history.csv", text.getvalue())
 
 
-def best_row(history: list[Row]) -> Row:
-    """The epoch whose checkpoint is the best."""
-    return max(history, key=rank)
-
-
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all; NaN and infinity, which JSON has not, become null."""
-    _replace(path, json.dumps(_finite(values), indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON file, whole or not at all."""
+    _replace(path, to_json(values, indent=2) + "\n")
+
+
+def to_json(values: dict[str, Any], indent: int | None = None) -> str:
+    """As JSON; NaN and infinity, which JSON has not, become null."""
+    return json.dumps(_finite(values), indent=indent, ensure_ascii=False)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 from resnext_jax.data import (
@@ -15,10 +15,11 @@ from resnext_jax.data import (
     open_dataset,
     steps_per_epoch,
 )
-from resnext_jax.data.augment import Augment, chain, flip, pad_crop
-from resnext_jax.models import freeze_norms
+from resnext_jax.data.augment import Augment, make_augment, make_mix
+from resnext_jax.models import freeze_norms, trainable_mask
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.console import Console
+from resnext_jax.training.loss import Loss, class_weights
 from resnext_jax.training.optimizer import make_optimizer
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.run import RunInfo, read_info
@@ -38,8 +39,20 @@ class Setup:
     steps_per_epoch: int
     eval_graphdef: nnx.GraphDef
     state: TrainState
-    optimizer: optax.GradientTransformation
+    augment: Augment
     train_step: TrainStep
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that training could change."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    @property
+    def trained(self) -> int:
+        """Numbers that training does change."""
+        mask = trainable_mask(self.state.params, self.info.config.freeze)
+        sizes = jax.tree.map(lambda leaf, trained: leaf.size * trained, self.state.params, mask)
+        return sum(jax.tree.leaves(sizes))
 
 
 def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Setup:
@@ -49,11 +62,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         ValueError: bad data, or a configuration that the data or the devices do not allow.
         FileNotFoundError: missing data or weights.
     """
-    if config.batch_size % parallel.global_count:
-        raise ValueError(
-            f"batch_size={config.batch_size}: {parallel.global_count} devices do not divide it; use a "
-            f"multiple of {parallel.global_count}"
-        )
+    _check_batch(config, parallel.global_count)
     dataset = open_dataset(
         config.data,
         data_dir=config.data_dir,
@@ -65,6 +74,11 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     preprocess = read_info(config.out).preprocessing if config.resume else make_preprocessing(config)
     info = RunInfo(config, dataset.classes, preprocess)
     train, val = dataset.split("train"), dataset.split("val")
+    loss = Loss(
+        len(info.classes),
+        config.label_smoothing,
+        class_weights(config.class_weights, train.labels, info.classes),
+    )
     # The splits share the memory that is allowed, by their number of images.
     share = config.cache_gib / (len(train) + len(val))
     train_images = read_images(train, "training", info, share * len(train), console)
@@ -92,19 +106,44 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     graphdef, params, batch_stats = split_model(model)
     steps = steps_per_epoch(len(train_images), config.batch_size)
     optimizer = make_optimizer(config, steps)
-    normalize = Normalize(info.preprocessing.mean, info.preprocessing.std)
+    augment = make_augment(config)
+    train_step = make_train_step(
+        graphdef,
+        optimizer,
+        Normalize(info.preprocessing.mean, info.preprocessing.std),
+        augment,
+        loss,
+        mix=make_mix(config.mixup, config.cutmix),
+        frozen=config.freeze,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
+    state = create_state(params, batch_stats, optimizer, config.seed, ema=config.ema_decay is not None)
     return Setup(
         info=info,
         train_images=train_images,
         val_images=val_images,
         steps_per_epoch=steps,
         eval_graphdef=eval_graphdef,
-        state=parallel.replicate(create_state(params, batch_stats, optimizer, config.seed)),
-        optimizer=optimizer,
-        train_step=make_train_step(
-            graphdef, optimizer, normalize, make_augment(config), frozen=config.freeze
-        ),
+        state=parallel.replicate(state),
+        augment=augment,
+        train_step=train_step,
     )
+
+
+def _check_batch(config: TrainConfig, devices: int) -> None:
+    """Check that the devices share the batch evenly, and that each divides its own as it is asked to."""
+    pairs = 2 if config.mixup or config.cutmix else 1
+    # Pairs are made within a device's share, before it is divided into parts.
+    for share, what in (
+        (devices, f"{devices} devices"),
+        (devices * config.accumulate, f"{devices} devices with accumulate={config.accumulate}"),
+        (devices * pairs, f"pairs to mix on {devices} devices"),
+    ):
+        if config.batch_size % share:
+            raise ValueError(
+                f"batch_size={config.batch_size}: {what} do not divide it; use a multiple of {share}"
+            )
 
 
 def read_images(source: Source, name: str, info: RunInfo, budget_gib: float, console: Console) -> Images:
@@ -133,11 +172,3 @@ def make_preprocessing(config: TrainConfig) -> Preprocessing:
         theirs = preprocessing(weights, config.model)
         return replace(geometry, mean=theirs.mean, std=theirs.std)
     return geometry
-
-
-def make_augment(config: TrainConfig) -> Augment:
-    """Augmentation that a configuration asks for."""
-    wanted = [flip] if config.flip else []
-    if config.pad_crop:
-        wanted.append(pad_crop(config.pad_crop))
-    return chain(wanted)

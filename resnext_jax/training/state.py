@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -11,9 +12,11 @@ Tree = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """All that a training step changes, and the seed: were it a constant, another one would be compiled anew.
+    """All that changes while a run is trained, and its seed (a constant of the step would compile anew).
 
     `params` and `batch_stats` are nested by attribute, as in {"layer1": {"0": {"conv1": {"kernel": ...}}}}.
+    `lr_scale` is what plateaus have left of the schedule's learning rate. `ema` holds the moving average of
+    both trees, {"params": ..., "batch_stats": ...}, in a run that keeps one.
     """
 
     seed: jax.Array
@@ -21,6 +24,13 @@ class TrainState(NamedTuple):
     params: Tree
     batch_stats: Tree
     opt_state: optax.OptState
+    lr_scale: jax.Array | np.float32 = np.float32(1)
+    ema: Tree | None = None
+
+    @property
+    def model(self) -> Tree:
+        """What is evaluated, exported and best: {"params": ..., "batch_stats": ...}, averaged if kept so."""
+        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
@@ -35,10 +45,33 @@ def merge_model(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.
 
 
 def create_state(
-    params: Tree, batch_stats: Tree, optimizer: optax.GradientTransformation, seed: int
+    params: Tree,
+    batch_stats: Tree,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    ema: bool = False,
 ) -> TrainState:
-    """State of a run that has not made a step."""
-    return TrainState(jnp.uint32(seed), jnp.int32(0), params, batch_stats, optimizer.init(params))
+    """State of a run that has not made a step.
+
+    Args:
+        params: initial parameters.
+        batch_stats: initial batch statistics.
+        optimizer: of the run.
+        seed: of the augmentation.
+        ema: keep a moving average.
+    """
+    # Copies: the step takes its argument's memory, which it could not from two arrays that share theirs.
+    average = {"params": params, "batch_stats": batch_stats}
+    return TrainState(
+        jnp.uint32(seed),
+        jnp.int32(0),
+        params,
+        batch_stats,
+        optimizer.init(params),
+        jnp.float32(1),
+        jax.tree.map(jnp.copy, average) if ema else None,
+    )
 
 
 def _plain(state: nnx.State) -> Tree:

@@ -1,7 +1,7 @@
 """Training and evaluation step of one device: pure functions, to be mapped over devices.
 
-Both run under a mapped axis named `AXIS`. What they return is the same on every device: gradients, batch
-statistics and metric sums are reduced over the axis here, and nowhere else.
+Both run under a mapped axis named `AXIS`. What the training step returns is the same on every device:
+gradients, batch statistics and metric sums are reduced over the axis here, and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +12,18 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from resnext_jax.data.augment import Augment, Mix
 from resnext_jax.models import trainable_mask
-from resnext_jax.training.metrics import Sums, cross_entropy, metric_sums
+from resnext_jax.training.ema import update_ema
+from resnext_jax.training.loss import Loss
+from resnext_jax.training.metrics import Sums, metric_sums, zero_sums
 from resnext_jax.training.state import TrainState, Tree, merge_model, split_model
 
 AXIS = "batch"
 
 Batch = dict[str, jax.Array]
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
 TrainStep = Callable[[TrainState, Sums, Batch], tuple[TrainState, Sums]]
-EvalStep = Callable[[TrainState, Sums, Batch], Sums]
+EvalStep = Callable[[Tree, Batch], jax.Array]
 
 
 class Normalize(NamedTuple):
@@ -40,7 +42,12 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     normalize: Normalize,
     augment: Augment,
+    loss: Loss,
+    *,
+    mix: Mix | None = None,
     frozen: Sequence[str] = (),
+    accumulate: int = 1,
+    ema_decay: float | None = None,
 ) -> TrainStep:
     """One step of gradient descent on the global batch.
 
@@ -51,56 +58,86 @@ def make_train_step(
         augment: `(keys [N], uint8 images [N, H, W, C]) -> images`, one key an example. The seed and the step
             of the state and the position in the global batch fix every draw, so neither a resumed run nor
             another number of devices changes them.
+        loss: of each example; its mean over the global batch is minimised.
+        mix: `(keys [N], images, targets [N, K]) -> (images, targets)`, after the augmentation.
         frozen: prefixes of parameters that are not trained, as in `trainable_mask`; no gradient is computed
             for them, while the optimiser sees to it that nothing else moves them.
+        accumulate: parts in which each device computes its share of the batch, one after the other, in as
+            much less memory; their gradients add up to the batch's. Batch norms in training form differ:
+            they normalise each part by itself and move their running statistics once a part.
+        ema_decay: of the moving average, for a state that keeps one.
 
     Returns:
         A function `(state, sums, batch) -> (state, sums)`; batch holds this device's `image` uint8
-        [N, H, W, C], `label` int32 [N] and `mask` bool [N]. The loss is the mean over the global batch.
+        [N, H, W, C], `label` int32 [N] and `mask` bool [N].
     """
 
     def train_step(state: TrainState, sums: Sums, batch: Batch) -> tuple[TrainState, Sums]:
         labels, mask = batch["label"], batch["mask"]
         positions = jax.lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels))
-        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
-        images = normalize(augment(keys, batch["image"]))
+        augment_key, mix_key = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step))
+        keys_of = jax.vmap(jax.random.fold_in, (None, 0))
+        images = augment(keys_of(augment_key, positions), batch["image"])
+        targets = loss.targets(labels)
+        if mix is not None:
+            images, targets = mix(keys_of(mix_key, positions), images, targets)
         total = jax.lax.psum(jnp.sum(mask), AXIS)
 
-        def objective(params):
-            model = merge_model(graphdef, _hold(params, frozen), state.batch_stats)
-            logits = model(images)
-            losses = cross_entropy(logits, labels)
-            _, _, batch_stats = split_model(model)
-            return jnp.sum(jnp.where(mask, losses, 0)) / total, (logits, losses, batch_stats)
+        def add_part(carry: tuple, part: tuple) -> tuple:
+            grads, batch_stats, sums = carry
+            images, targets, labels, mask = part
 
-        grads, (logits, losses, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
-        grads = jax.lax.psum(grads, AXIS)
+            def objective(params: Tree) -> tuple:
+                model = merge_model(graphdef, _hold(params, frozen), batch_stats)
+                logits = model(normalize(images))
+                losses = loss(logits, targets)
+                _, _, moved = split_model(model)
+                return jnp.sum(jnp.where(mask, losses, 0)) / total, (moved, logits, losses)
+
+            more, (moved, logits, losses) = jax.grad(objective, has_aux=True)(state.params)
+            more_sums = metric_sums(logits, losses, labels, mask)
+            return _add(grads, more), moved, _add(sums, more_sums)
+
+        carry = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, zero_sums(loss.num_classes)
+        size = len(labels) // accumulate
+        for start in range(0, len(labels), size):
+            part = jax.tree.map(lambda x: x[start : start + size], (images, targets, labels, mask))  # noqa: B023
+            # One after the other: the activations of two parts are never held at once. No lax.scan, as XLA's
+            # CPU convolutions are several times slower in loops.
+            carry = add_part(*jax.lax.optimization_barrier((carry, part)))
+        grads, batch_stats, more_sums = carry
+        grads, more_sums = jax.lax.psum((grads, more_sums), AXIS)
         batch_stats = jax.lax.pmean(batch_stats, AXIS)
+
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates = jax.tree.map(lambda update: state.lr_scale * update, updates)
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(state.seed, state.step + 1, params, batch_stats, opt_state)
-        return state, _add(sums, metric_sums(logits, losses, labels, mask))
+        state = state._replace(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+        )
+        if state.ema is not None:
+            model = {"params": params, "batch_stats": batch_stats}
+            state = state._replace(ema=update_ema(state.ema, model, state.step, ema_decay))
+        return state, _add(sums, more_sums)
 
     return train_step
 
 
 def make_eval_step(graphdef: nnx.GraphDef, normalize: Normalize) -> EvalStep:
-    """Metric sums of one batch.
+    """Predictions of one batch.
 
     Args:
         graphdef: structure of the model, in evaluation form.
         normalize: uint8 images to floats.
 
     Returns:
-        A function `(state, sums, batch) -> sums`, batch as in `make_train_step`.
+        A function `(model, batch) -> log-probabilities`, float32 [N, K]; model holds `params` and
+        `batch_stats`, batch is as in `make_train_step`.
     """
 
-    def eval_step(state: TrainState, sums: Sums, batch: Batch) -> Sums:
-        model = merge_model(graphdef, state.params, state.batch_stats)
-        logits = model(normalize(batch["image"]))
-        losses = cross_entropy(logits, batch["label"])
-        return _add(sums, metric_sums(logits, losses, batch["label"], batch["mask"]))
+    def eval_step(model: Tree, batch: Batch) -> jax.Array:
+        logits = merge_model(graphdef, **model)(normalize(batch["image"]))
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
 
     return eval_step
 
@@ -113,5 +150,5 @@ def _hold(params: Tree, frozen: Sequence[str]) -> Tree:
     return jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
 
 
-def _add(sums: Sums, more: Sums) -> Sums:
-    return jax.tree.map(jnp.add, sums, jax.lax.psum(more, AXIS))
+def _add(a: Tree, b: Tree) -> Tree:
+    return jax.tree.map(jnp.add, a, b)

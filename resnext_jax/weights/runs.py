@@ -38,6 +38,10 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """Order of checkpoints: validation top-1, ties by loss; where one is not finite, behind all others."""
-    top1, loss = metrics["val_top1"], metrics["val_loss"]
+    """Order of checkpoints: validation top-1, ties by loss; where one is not finite, behind all others.
+
+    Args:
+        metrics: `val_loss`, and `val_top1` unless the loss alone decides.
+    """
+    top1, loss = metrics.get("val_top1", 0.0), metrics["val_loss"]
     return (top1, -loss) if math.isfinite(top1) and math.isfinite(loss) else (-1.0, -math.inf)

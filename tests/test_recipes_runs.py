@@ -1,0 +1,110 @@
+"""Whole runs under the options that change what is kept, when a run stops, and what is refused."""
+
+import re
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import resnext_jax as rj
+from resnext_jax.training.checkpoint import Checkpoints
+from resnext_jax.training.decisions import best_row
+from resnext_jax.weights.runs import read_run
+
+
+@pytest.fixture
+def config(tiny, image_folder, tmp_path) -> rj.TrainConfig:
+    return rj.TrainConfig(
+        data=str(image_folder),
+        model=tiny,
+        image_size=16,
+        batch_size=4,
+        epochs=2,
+        lr=0.02,
+        out=tmp_path / "run",
+        devices=1,
+    )
+
+
+def same(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_the_average_is_validated_saved_and_exported(config):
+    result = rj.fit(replace(config, ema_decay=0.9), quiet=True)
+    predictor = rj.load_run(config.out, "latest")
+    assert predictor.evaluate("val")["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=1e-5)
+    with Checkpoints(config.out) as checkpoints:
+        average, best = (checkpoints.read_model(checkpoints.step_of(w)) for w in ("latest", "best"))
+    exported, _ = read_run(config.out)
+    assert same(exported, best)
+    rj.fit(replace(config, overwrite=True), quiet=True)
+    with Checkpoints(config.out) as checkpoints:
+        last = checkpoints.read_model(checkpoints.step_of("latest"))
+    assert not same(average, last)  # the very same steps without averaging
+
+
+def test_a_run_stops_early_and_keeps_its_best(config, monkeypatch, capsys):
+    losses = iter([0.9, 0.5, 0.7, 0.6, 0.1])
+    fit_module = sys.modules["resnext_jax.training.fit"]
+    monkeypatch.setattr(fit_module, "mean_metrics", lambda *_: {"loss": next(losses), "top1": 0.5})
+    stopping = replace(config, epochs=9, early_stop=2, monitor="loss")
+    result = rj.fit(stopping)
+    assert "stopped early: no better epoch than 2 in 2" in capsys.readouterr().out
+    assert result.summary["epochs"] == 4
+    assert result.summary["best_epoch"] == best_row(result.history, "loss")["epoch"] == 2
+    assert rj.load_run(config.out).step == 2 * 4
+    # It stays stopped, unless it is given more patience.
+    assert rj.fit(replace(stopping, resume=True), quiet=True).summary["epochs"] == 4
+    patient = replace(stopping, resume=True, early_stop=3, epochs=5)
+    assert rj.fit(patient, quiet=True).summary["best_epoch"] == 5
+
+
+def test_bfloat16_learns_as_float32_does(config):
+    """The curves of one seed are no further apart than those of two seeds are."""
+
+    def curve(**changes) -> np.ndarray:
+        run = replace(config, epochs=6, overwrite=True, **changes)
+        return np.array([row["train_loss"] for row in rj.fit(run, quiet=True).history])
+
+    reference = curve()
+    noise = np.abs(curve(seed=1) - reference).mean()
+    low = np.abs(curve(dtype="bfloat16") - reference).mean()
+    assert low < noise
+    assert reference[-1] < reference[0] - noise
+
+
+CONTRADICTIONS = {
+    "plateau_patience=3 with schedule='cosine'": {"schedule": "cosine", "plateau_patience": 3},
+    "plateau_factor=0.5 with schedule='constant'": {"plateau_factor": 0.5},
+    "min_lr=0.001 with schedule='constant'": {"min_lr": 0.001},
+    "less than lr=0.02": {"min_lr": 0.5, "schedule": "cosine"},
+    "it has a warm-up of its own": {"schedule": "onecycle", "warmup_epochs": 1},
+    "momentum=0.5 with optimizer='adam'": {"optimizer": "adam", "momentum": 0.5},
+    "class_weights='balanced' with mixup=0.2": {"class_weights": "balanced", "mixup": 0.2},
+    "with balanced_sampler=True: choose one": {"class_weights": (1.0, 2.0), "balanced_sampler": True},
+    "expected 'balanced' or a number for each class": {"class_weights": "even"},
+    "3 weights": {"class_weights": (1.0, 2.0, 3.0)},
+    "accumulate=3: it does not divide batch_size=4": {"accumulate": 3},
+    "4 devices with accumulate=2": {"accumulate": 2, "devices": 4},
+    "pairs to mix on 4 devices": {"mixup": 0.2, "devices": 4},
+    "ema_decay=1": {"ema_decay": 1.0},
+    "label_smoothing=1": {"label_smoothing": 1.0},
+    "early_stop=0": {"early_stop": 0},
+    "clip_grad_norm=0": {"clip_grad_norm": 0.0},
+    "schedule='linear': expected one of constant": {"schedule": "linear"},
+    "monitor='accuracy'": {"monitor": "accuracy"},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), CONTRADICTIONS.items())
+def test_contradictions_are_refused(config, monkeypatch, message, changes):
+    monkeypatch.setattr(
+        sys.modules["resnext_jax.training.setup"], "load_images", lambda *_, **__: pytest.fail("data read")
+    )
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        rj.fit(replace(config, **changes), quiet=True)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
