@@ -111,7 +111,9 @@ def apply_operation(
     table = jnp.where(chosen("autocontrast"), _autocontrast(image), table)
     table = jnp.where(chosen("equalize"), _equalize(image), table)
     table = round_to_bytes(jnp.broadcast_to(table, (256, channels)))
-    return table[image, jnp.arange(channels)]
+    # One channel after the other, as XLA would otherwise work out the table anew for each pixel.
+    looked_up = jax.lax.map(lambda pair: pair[0][pair[1]], (table.T, jnp.moveaxis(image, -1, 0)))
+    return jnp.moveaxis(looked_up, 0, -1)
 
 
 def _smooth(image: jax.Array) -> jax.Array:
@@ -133,9 +135,8 @@ def _equalize(image: jax.Array) -> jax.Array:
     """Values [256, C] that make each channel's histogram flat, in Pillow's integer arithmetic."""
     channels = image.shape[-1]
     counts = jnp.zeros((256, channels)).at[image, jnp.arange(channels)].add(1)
-    # A product, as XLA would fuse a cumulative sum into each look-up of the table.
     below = jnp.matmul(jnp.tri(256, k=-1), counts, precision="highest")
     brightest = counts[jnp.max(image, axis=(0, 1)), jnp.arange(channels)]
-    step = (image.shape[0] * image.shape[1] - brightest) // 255
-    flat = jnp.minimum((below + step // 2) // jnp.maximum(step, 1), 255)
+    step = jnp.floor((image.shape[0] * image.shape[1] - brightest) / 255)
+    flat = jnp.minimum(jnp.floor((below + jnp.floor(step / 2)) / jnp.maximum(step, 1)), 255)
     return jnp.where(step > 0, flat, jnp.arange(256.0)[:, None])
