@@ -16,6 +16,9 @@ from torch import nn
 from resnext_jax.models import ResNet, abstract_model
 from resnext_jax.weights import load_torch_state_dict
 
+# Its waiting threads would take the cores from XLA: tests then run three times as long.
+torch.set_num_threads(1)
+
 TORCHVISION = (
     "resnet18",
     "resnet34",
