@@ -115,9 +115,9 @@ def draw_augmented(
 
     @jax.jit
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        keys = jax.random.split(key, len(images))
+        keys, mix_keys = jax.random.split(key, (2, len(images)))
         augmented, targets = augment(keys, images), jax.nn.one_hot(labels, len(classes))
-        return mix(keys, augmented, targets) if mix else (augmented, targets)
+        return mix(mix_keys, augmented, targets) if mix else (augmented, targets)
 
     draws = [draw(key) for key in jax.random.split(jax.random.key(seed), COLUMNS - 1)]
     columns = [images, *(np.asarray(augmented) for augmented, _ in draws)]

@@ -30,8 +30,7 @@ def make_mix(mixup: float, cutmix: float) -> Mix | None:
         return None
 
     def sample_weights(key: jax.Array, height: int, width: int) -> jax.Array:
-        # Away from the keys of `make_augment`, whose stages fold in small numbers.
-        choice, beta, place = jax.random.split(jax.random.fold_in(key, 1000), 3)
+        choice, beta, place = jax.random.split(key, 3)
         pasted = jax.random.bernoulli(choice, 0.5 if mixup and cutmix else float(cutmix > 0))
         weight = jax.random.beta(beta, *2 * [jnp.where(pasted, cutmix, mixup)])
         box = cutmix_box(weight, jax.random.uniform(place, (2,)), height, width)

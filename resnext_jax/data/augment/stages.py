@@ -3,7 +3,7 @@
 Each example has a key of its own, so that the result does not depend on how a batch is laid over devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -33,8 +33,8 @@ def make_augment(config: AugmentConfig) -> Augment:
     return jax.vmap(augment)
 
 
-def _stages(config: AugmentConfig):
-    """Functions `(key, uint8 image [H, W, 3]) -> image`."""
+def _stages(config: AugmentConfig) -> Iterator[Augment]:
+    """Functions of one example, `(key, uint8 image [H, W, 3]) -> image`."""
     if config.flip:
         yield warp.flip
     if config.pad_crop:
