@@ -60,3 +60,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
 
     monkeypatch.setitem(VARIANTS, "tiny", ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar"))
     return "tiny"
+
+
+@pytest.fixture
+def small_run(tiny: str, image_folder: Path, tmp_path: Path):
+    """Configuration of a run that trains in a second, on one device."""
+    from resnext_jax import TrainConfig
+
+    options = {"image_size": 16, "batch_size": 4, "lr": 0.02, "devices": 1}
+    return TrainConfig(data=str(image_folder), model=tiny, out=tmp_path / "run", **options)

@@ -7,18 +7,8 @@ import pytest
 import resnext_jax as rj
 
 
-def test_loss_curve_does_not_depend_on_the_number_of_devices(tiny, image_folder, tmp_path):
-    config = rj.TrainConfig(
-        data=str(image_folder),
-        model=tiny,
-        image_size=16,
-        batch_size=8,
-        epochs=4,
-        lr=0.01,
-        flip=True,
-        pad_crop=2,
-        sync_bn=True,
-    )
+def test_loss_curve_does_not_depend_on_the_number_of_devices(small_run, tmp_path):
+    config = replace(small_run, batch_size=8, epochs=4, lr=0.01, flip=True, pad_crop=2, sync_bn=True)
     curves = []
     for devices in (1, 4):
         run = replace(config, devices=devices, out=tmp_path / str(devices))

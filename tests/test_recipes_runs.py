@@ -15,17 +15,8 @@ from resnext_jax.weights.runs import read_run
 
 
 @pytest.fixture
-def config(tiny, image_folder, tmp_path) -> rj.TrainConfig:
-    return rj.TrainConfig(
-        data=str(image_folder),
-        model=tiny,
-        image_size=16,
-        batch_size=4,
-        epochs=2,
-        lr=0.02,
-        out=tmp_path / "run",
-        devices=1,
-    )
+def config(small_run) -> rj.TrainConfig:
+    return replace(small_run, epochs=2)
 
 
 def same(a, b) -> bool:

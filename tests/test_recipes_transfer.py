@@ -17,17 +17,8 @@ from resnext_jax.training.state import split_model
 
 
 @pytest.fixture
-def config(tiny, image_folder, tmp_path) -> rj.TrainConfig:
-    return rj.TrainConfig(
-        data=str(image_folder),
-        model=tiny,
-        image_size=16,
-        batch_size=4,
-        epochs=1,
-        lr=0.02,
-        out=tmp_path / "run",
-        devices=1,
-    )
+def config(small_run) -> rj.TrainConfig:
+    return replace(small_run, epochs=1)
 
 
 def variables(directory) -> dict[str, np.ndarray]:

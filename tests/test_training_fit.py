@@ -30,18 +30,8 @@ main()
 
 
 @pytest.fixture
-def config(tiny, image_folder, tmp_path) -> rj.TrainConfig:
-    return rj.TrainConfig(
-        data=str(image_folder),
-        model=tiny,
-        image_size=16,
-        batch_size=4,
-        epochs=3,
-        lr=0.02,
-        pad_crop=1,
-        out=tmp_path / "run",
-        devices=1,
-    )
+def config(small_run) -> rj.TrainConfig:
+    return replace(small_run, epochs=3, pad_crop=1)
 
 
 def read_variables(directory: Path) -> tuple[int, dict]:

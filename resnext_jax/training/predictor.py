@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnext_jax.data import Images, Preprocessing, load_images, open_dataset
+from resnext_jax.data import Images, Preprocessing, load_images
 from resnext_jax.data.files import ImageFiles
 from resnext_jax.models import ResNet, abstract_model
 from resnext_jax.training.checkpoint import Checkpoints, Which
@@ -22,7 +22,7 @@ from resnext_jax.training.metrics import mean_metrics
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.run import RunInfo
 from resnext_jax.training.runtime import enable_compilation_cache
-from resnext_jax.training.setup import read_images
+from resnext_jax.training.setup import read_dataset, read_images
 from resnext_jax.training.state import merge_model, split_model
 from resnext_jax.training.step import Normalize
 
@@ -167,13 +167,7 @@ class Predictor:
 
     def _read_split(self, info: RunInfo, split: str, console: Console) -> Images:
         config = info.config
-        dataset = open_dataset(
-            config.data,
-            data_dir=config.data_dir,
-            val_fraction=config.val_fraction,
-            split_seed=config.split_seed,
-            group_by=config.group_by,
-        )
+        dataset = read_dataset(config)
         if dataset.classes != self.classes:
             raise ValueError(
                 f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnext_jax.data import (
+    Dataset,
     Images,
     Preprocessing,
     Source,
@@ -55,6 +56,17 @@ class Setup:
         return sum(jax.tree.leaves(sizes))
 
 
+def read_dataset(config: TrainConfig) -> Dataset:
+    """The data of a run, split as it asks."""
+    return open_dataset(
+        config.data,
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+        group_by=config.group_by,
+    )
+
+
 def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Setup:
     """Read the data and build the model of a run; writes nothing.
 
@@ -63,13 +75,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         FileNotFoundError: missing data or weights.
     """
     _check_batch(config, parallel.global_count)
-    dataset = open_dataset(
-        config.data,
-        data_dir=config.data_dir,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
-        group_by=config.group_by,
-    )
+    dataset = read_dataset(config)
     # A resumed run goes on as it began, also where the weights that it started from are gone.
     preprocess = read_info(config.out).preprocessing if config.resume else make_preprocessing(config)
     info = RunInfo(config, dataset.classes, preprocess)
