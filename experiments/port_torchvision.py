@@ -12,6 +12,7 @@ Hardware: any CPU; all ten variants take three minutes on 2 cores.
 Expected: max |difference| / max |logit| of 1e-6 to 2e-6.
 """
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ import torchvision
 import tyro
 from flax import nnx
 from torch import nn
+from tyro.conf import Positional
 
 from resnext_jax.models import multiply_adds, parameter_count
 from resnext_jax.weights import NAMED_WEIGHTS, create_model, looks_like, read_weights
@@ -33,7 +35,7 @@ HEADER = """\
 
 
 def main(
-    folder: Path | None = None, random: bool = False, image_size: int = 224, batch_size: int = 2
+    folder: Positional[Path | None] = None, random: bool = False, image_size: int = 224, batch_size: int = 2
 ) -> None:
     """Port weights and print the parity table.
 
@@ -55,11 +57,15 @@ def main(
 def files(folder: Path) -> Iterator[tuple[Path, str]]:
     """The .pth files of a folder whose variant torchvision has, with its name."""
     for path in sorted(folder.glob("*.pth")):
-        names = [name for name in looks_like(read_weights(path)) if name in NAMED_WEIGHTS]
+        try:
+            names = [name for name in looks_like(read_weights(path)) if name in NAMED_WEIGHTS]
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            continue
         if names:
             yield path, names[0]
         else:
-            print(f"{path.name}: none of torchvision's ResNets, left out")
+            print(f"{path}: none of torchvision's ResNets, left out", file=sys.stderr)
 
 
 def random_files(scratch: Path) -> Iterator[tuple[Path, str]]:
