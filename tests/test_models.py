@@ -10,6 +10,7 @@ from flax import nnx
 
 from resnext_jax.models import (
     BatchNorm,
+    ResNet,
     ResNetConfig,
     abstract_model,
     build_model,
@@ -105,11 +106,14 @@ def test_zero_init_residual_makes_blocks_identities():
     np.testing.assert_array_equal(model.layer1[1](x), x)
 
 
-def test_bfloat16_computes_low_and_keeps_parameters_high():
-    model = build_model("resnext14_32x4d", num_classes=3, dtype=jnp.bfloat16)
-    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    assert model.stem(images).dtype == jnp.bfloat16
-    assert model(images).dtype == jnp.float32
+def test_bfloat16_computes_low_and_keeps_parameters_high(tiny):
+    model = abstract_model(tiny, num_classes=3, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    assert (
+        nnx.eval_shape(lambda model, x: model.stage("layer1", model.stem(x)), model, images).dtype
+        == jnp.bfloat16
+    )
+    assert nnx.eval_shape(lambda model, x: model(x), model, images).dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
 
 
@@ -142,7 +146,7 @@ def test_bad_input_names_the_value():
     with pytest.raises(ValueError, match=r"block='dense': expected one of basic, bottleneck"):
         ResNetConfig("dense", (2, 2))
     with pytest.raises(ValueError, match=r"expected \[N, H, W, 3\]"):
-        build_model("resnet18").stem(jnp.zeros((1, 3, 32, 32)))
+        abstract_model("resnet18").stem(jnp.zeros((1, 3, 32, 32)))
 
 
 def test_preactivation_strides_in_the_last_block_of_a_stage():
@@ -188,12 +192,12 @@ def test_trainable_mask_rejects_bad_prefixes():
 
 
 def test_frozen_norms_keep_their_statistics_in_training():
-    model = build_model("resnext14_32x4d", num_classes=2)
+    model = ResNet(ResNetConfig("bottleneck", (1, 1), 4, 8, stem="cifar"), 2, rngs=nnx.Rngs(0))
     model.train()
     freeze_norms(model, ["bn1", "layer1"])
     before = nnx.to_pure_dict(jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat)))
-    nnx.jit(lambda model, x: model(x))(model, jax.random.normal(jax.random.key(0), (2, 32, 32, 3)))
+    model(jax.random.normal(jax.random.key(0), (2, 8, 8, 3)))
     after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     assert not any(jax.tree.leaves([moved["bn1"], moved["layer1"]]))
-    assert all(jax.tree.leaves([moved["layer2"], moved["layer3"], moved["layer4"]]))
+    assert all(jax.tree.leaves(moved["layer2"]))
