@@ -1,13 +1,16 @@
 """The command `resnext-jax`: parses, calls, prints."""
 
 import dataclasses
+import io
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +37,12 @@ def train(config: TrainConfig) -> None:
     """Train a classifier on images."""
     from resnext_jax.reports.curves import write_curves
 
-    result = training.fit(config, writers=[write_curves])
+    writers: list[training.Writer] = [write_curves]
+    if config.tensorboard:
+        from resnext_jax.reports.tensorboard import TensorBoard
+
+        writers.append(TensorBoard())
+    result = training.fit(config, writers=writers)
     summary = result.summary
     print(
         f"best epoch {summary['best_epoch']}: validation top-1 {100 * summary['best_val_top1']:.2f} %, loss "
@@ -289,13 +297,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str]) -> object:
     """The command that the arguments ask for. A resumed run's own settings are the defaults of its flags."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
-    )
+    with _errors_in_one_line():
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
+        )
     if isinstance(command, TrainConfig) and command.resume:
         saved = dataclasses.replace(training.read_info(command.out).config, resume=True, overwrite=False)
         return tyro.cli(TrainConfig, prog="resnext-jax train", args=arguments[1:], default=saved)
     return command
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Raise what tyro cannot parse as a ValueError: the beginning of the box that it would print."""
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            yield
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("│ ") for line in box.getvalue().splitlines()[1:]]
+        said = list(takewhile(lambda line: line.strip("─"), lines))
+        if "Perhaps you meant:" in lines:
+            said.append(f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?")
+        raise ValueError(f"{' '.join(said)} (--help explains)".replace(" ;", ";")) from None
 
 
 def _at_least_one(**values: int) -> None:

@@ -39,13 +39,19 @@ def trained(tiny, image_folder, tmp_path):
 def test_train_evaluate_predict(trained, image_folder, tmp_path, capsys):
     assert Image.open(trained / "curves.png").size[0] > 600
 
-    run("evaluate", trained, "--json")
+    run("evaluate", trained, "--json", "--positive", "left", "--confusion", tmp_path / "confusion.png")
     values = json.loads(capsys.readouterr().out)
     summary = json.loads((trained / "summary.json").read_text())
     assert values["top1"] == summary["best_val_top1"]
     assert values["split"] == "val"
+    assert values["sensitivity"] == values["per_class"]["left"]["recall"]
+    assert sum(map(sum, values["confusion"])) == values["images"] == 4
+    assert Image.open(tmp_path / "confusion.png").size[0] > 300
     run("evaluate", trained, "--checkpoint", "latest", "--split", "train")
-    assert "16 images of split train" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "16 images of split train" in shown
+    assert "sensitivity" in shown
+    assert "precision" in shown
     run("evaluate", trained, "--data", image_folder)
     assert "20 images of split all" in capsys.readouterr().out
 
@@ -116,6 +122,14 @@ def test_bad_input_is_one_line(trained, image_folder, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"not an image")
     assert "bad.jpg" in error_of(capsys, "predict", trained, tmp_path / "bad.jpg")
     assert "image_size=0" in error_of(capsys, "summary", "resnet18", "--image-size", 0)
+    assert "invalid choice 'lion' for argument '--optimizer'" in error_of(
+        capsys, *train, "--optimizer", "lion"
+    )
+    assert "did you mean --optimizer" in error_of(capsys, *train, "--optimzer", "adam")
+    assert "could not convert string to float: 'fast'" in error_of(capsys, *train, "--lr", "fast")
+    assert "Missing from resnext-jax evaluate" in error_of(capsys, "evaluate")
+    assert "plateau_patience=3 with" in error_of(capsys, *train, "--plateau-patience", 3)
+    assert "positive='up': expected one of" in error_of(capsys, "evaluate", trained, "--positive", "up")
     assert not (tmp_path / "new").exists()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from resnext_jax.reports.fonts import fonts_for
@@ -25,12 +26,18 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str], file: Path) ->
     """
     with fonts_for(classes):
         file.parent.mkdir(parents=True, exist_ok=True)
-        confusion_figure(confusion, classes).savefig(file, dpi=110)
+        _figure(np.asarray(confusion), classes).savefig(file, dpi=110)
 
 
-def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The figure of `draw_confusion`, to be rendered within `fonts_for(classes)`."""
-    confusion = np.asarray(confusion)
+def render_confusion(confusion: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """The picture of `draw_confusion` as an image, uint8 [H, W, 3]."""
+    with fonts_for(classes):
+        canvas = FigureCanvasAgg(_figure(np.asarray(confusion), classes))
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     count = len(classes)
     side = 3.2 + 0.55 * min(count, MOST_NUMBERED)
     figure = Figure(figsize=(side + 1, side), layout="constrained")

@@ -11,7 +11,7 @@ from resnext_jax.training.check import check
 
 # A resumed run may differ in these: where and how it runs, not what it computes.
 FREE_FIELDS = {"out", "resume", "overwrite", "epochs"} | {"data_dir", "cache_gib", "workers", "save_minutes"}
-FREE_FIELDS |= {"devices", "distributed", "early_stop"}
+FREE_FIELDS |= {"devices", "distributed", "early_stop", "tensorboard"}
 
 
 Monitor = Literal["top1", "loss"]
@@ -140,6 +140,9 @@ class TrainConfig(AugmentConfig):
     """Replace the run in `out`."""
     save_minutes: float = 10.0
     """Save within an epoch too, this often, so that long epochs survive a dead machine."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files, to `tensorboard/` in the run directory (the command does; in Python
+    give `fit` the writer `reports.tensorboard.TensorBoard()`)."""
     devices: int | None = None
     """Use only this many devices of each host (default: all)."""
     distributed: bool = False
