@@ -224,7 +224,8 @@ def test_a_killed_run_goes_on_from_its_last_epoch(config, tmp_path):
 
 def test_two_processes_train_as_one(config, tmp_path):
     """Two processes of two devices each, joined over the loopback, against one process of four."""
-    config = replace(config, sync_bn=True, devices=None)
+    # Small steps, which do not amplify rounding.
+    config = replace(config, sync_bn=True, devices=None, lr=0.001)
     whole = replace(config, out=tmp_path / "whole")
     rj.fit(whole, quiet=True)
     with socket.socket() as probe:
@@ -245,12 +246,12 @@ def test_two_processes_train_as_one(config, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], outputs
     (_, apart), (_, alone) = read_variables(config.out), read_variables(whole.out)
     for x, y in zip(jax.tree.leaves(apart), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-3)  # rounding, amplified as on one process
+        np.testing.assert_allclose(x, y, atol=2e-5)
     losses = [
         [json.loads(line)["val_loss"] for line in (run.out / "history.jsonl").read_text().splitlines()]
         for run in (config, whole)
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_checkpoints_keep_the_best_and_the_latest(tmp_path):
