@@ -25,7 +25,7 @@ from jax.interpreters import mlir
 from resnext_jax.cache import cache_directory
 
 SOURCES = Path(__file__).with_name("kernels")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-w")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
 
 logger = logging.getLogger(__name__)
 

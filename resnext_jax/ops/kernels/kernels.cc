@@ -3,4 +3,4 @@
 #include "grouped_conv.h"
 #include "max_pool.h"
 
-extern "C" __attribute__((visibility("default"))) int resnext_jax_lanes() { return kLanes; }
+extern "C" int resnext_jax_lanes() { return kLanes; }
