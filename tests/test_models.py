@@ -20,6 +20,7 @@ from resnext_jax.models import (
     parameter_count,
     trainable_mask,
 )
+from resnext_jax.models.keys import Keys
 
 # `num_params` of torchvision's weight metadata (models/resnet.py) at 1000 classes.
 TORCHVISION_PARAMETERS = {
@@ -97,6 +98,12 @@ def test_initialisation_follows_torchvision():
     assert np.abs(model.fc.kernel).max() == pytest.approx(bound, rel=0.01)
     assert 0.9 * bound < np.abs(model.fc.bias).max() <= bound
     assert not np.array_equal(kernel, build_model("resnext14_32x4d", rngs=nnx.Rngs(4)).layer3[0].conv2.kernel)
+
+
+def test_keys_are_those_of_nnx():
+    ours, theirs = Keys(3), nnx.Rngs(3)
+    for _ in range(3):
+        assert jax.random.key_data(ours.params()).tolist() == jax.random.key_data(theirs.params()).tolist()
 
 
 def test_zero_init_residual_makes_blocks_identities():

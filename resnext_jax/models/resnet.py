@@ -16,6 +16,7 @@ from flax import nnx
 
 from resnext_jax import ops
 from resnext_jax.models.blocks import BLOCKS, Build, ResNetConfig
+from resnext_jax.models.keys import Keys
 
 # torch.nn.Linear's own: uniform within 1 / sqrt(fan_in).
 LINEAR_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -45,7 +46,7 @@ class ResNet(nnx.Module):
         zero_init_residual: bool = False,
         bn_axis_name: str | None = None,
         conv_general_dilated: Callable[..., jax.Array] = ops.conv_general_dilated,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | Keys,
     ):
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
             if value < 1:
@@ -127,7 +128,7 @@ class ResNet(nnx.Module):
         return self.fc(pooled).astype(jnp.float32)
 
 
-def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.Rngs | Keys) -> nnx.Linear:
     """A new classification layer, initialised as torch.nn.Linear; [N, features] -> [N, num_classes]."""
     return nnx.Linear(
         features,
