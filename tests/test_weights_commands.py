@@ -1,5 +1,6 @@
-"""Weights from the command line: `convert` in every direction, `train --weights`, what is said and refused."""
+"""Weights from the command line: `convert` in every direction, `train --weights`, and what is refused."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -49,7 +50,7 @@ def test_convert_in_every_direction(tiny, file, tmp_path, capsys):
         *(tmp_path / name for name in ("a", "b", "c.pth", "d.pth", "e", "f.safetensors", "g.pth")),
     ]
     places += [tmp_path / "h.safetensors", tmp_path / "i.safetensors"]
-    for source, destination in zip(places, places[1:], strict=False):
+    for source, destination in pairwise(places):
         run("convert", source, destination, "--model", tiny)
         assert tiny in capsys.readouterr().out
     assert places[-1].read_bytes() == file.read_bytes()

@@ -99,7 +99,7 @@ def test_safetensors_say_that_they_are_torchs(arrays, tmp_path):
 
 
 def test_files_of_model_hubs(tmp_path):
-    """timm's, on Hugging Face: torchvision's names with counters, and metadata; weakly supervised ones too."""
+    """timm's, on Hugging Face: torchvision's names with counters, and metadata."""
     for name in ("resnet18", "resnext50_32x4d"):
         arrays = random_arrays(name, num_classes=11)
         counters = {
