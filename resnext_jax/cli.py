@@ -163,18 +163,32 @@ class Models:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert weights between torch files, safetensors files and run directories (read only)."""
+    """Convert weights between torch files, safetensors files and run directories, in any direction."""
 
-    source: Positional[Path]
-    """A .safetensors or .pth file, or a run directory."""
+    source: Positional[str]
+    """A .safetensors or .pth file, a run directory, or torchvision's name of weights (with --model)."""
     destination: Positional[Path]
-    """A .safetensors or .pth file."""
+    """A .safetensors or .pth file, or a new run directory: a path without a suffix."""
     model: str | None = None
     """A name of `resnext-jax models`, where names and shapes do not tell."""
+    classes: Path | None = None
+    """For a run directory: a file with the name of a class on each line, in the order of the outputs."""
+    image_size: int | None = None
+    """For a run directory: side of the image in pixels (default: what the weights say, else 224)."""
 
     def __call__(self) -> None:
-        model = weights.convert(self.source, self.destination, model=self.model)
-        print(f"{self.destination}: weights of {model}")
+        if self.destination.suffix:
+            if self.classes or self.image_size:
+                raise ValueError(f"{self.destination}: --classes and --image-size go with a run directory")
+            model = weights.convert(self.source, self.destination, model=self.model)
+            print(f"{self.destination}: weights of {model}")
+        else:
+            options = {"model": self.model, "classes": self.classes, "image_size": self.image_size}
+            info = training.convert_to_run(self.source, self.destination, **options)
+            print(
+                f"{self.destination}: {info.config.model} for {len(info.classes)} classes of images of "
+                f"{info.preprocessing.image_size} px"
+            )
 
 
 @dataclass(frozen=True)
@@ -271,10 +285,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; ends the process with 0, 2 for bad input, or 128 + the signal."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    # These report their inner workings; what concerns the user is raised or printed.
-    for name in ("absl", "jax", "orbax", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _log_to_stderr()
     try:
         command = parse(arguments)
         train(command) if isinstance(command, TrainConfig) else command()
@@ -322,6 +333,19 @@ def _errors_in_one_line() -> Iterator[None]:
         if "Perhaps you meant:" in lines:
             said.append(f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?")
         raise ValueError(f"{' '.join(said)} (--help explains)".replace(" ;", ";")) from None
+
+
+def _log_to_stderr() -> None:
+    """Show what the package notes, as plain lines."""
+    log = logging.getLogger("resnext_jax")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    # These report their inner workings; what concerns the user is raised or printed.
+    for name in ("absl", "jax", "orbax", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _at_least_one(**values: int) -> None:

@@ -37,6 +37,8 @@ def open_dataset(
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val-fraction is {val_fraction}: expected a number between 0 and 1, both excluded")
+    if not spec:
+        raise ValueError("no data set is named: give --data (`demo`, a folder, or tfds:NAME)")
     if spec == "demo":
         if group_by is not None:
             raise ValueError("group-by divides nothing: demo is divided into train, val and test already")

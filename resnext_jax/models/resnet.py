@@ -9,6 +9,7 @@ and `width_per_group`.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,7 @@ class ResNet(nnx.Module):
         self.config = config
         self.dtype = dtype
         self.in_channels = in_channels
+        self.preprocessing: Any = None  # how images are prepared for the weights, where these say it
 
         preactivation = config.block == "preactivation"
         size, stride = (7, 2) if config.stem == "imagenet" else (3, 1)

@@ -2,6 +2,7 @@
 
 from resnext_jax.training.checkpoint import Which
 from resnext_jax.training.config import Monitor, TrainConfig
+from resnext_jax.training.converted import convert_to_run
 from resnext_jax.training.decisions import best_row
 from resnext_jax.training.fit import FitResult, fit
 from resnext_jax.training.predictor import Predictions, Predictor, load_run
@@ -20,6 +21,7 @@ __all__ = [
     "Which",
     "Writer",
     "best_row",
+    "convert_to_run",
     "fit",
     "load_run",
     "read_info",

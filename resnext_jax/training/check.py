@@ -89,6 +89,8 @@ def _check_schedule(config: "TrainConfig") -> None:
 
 
 def _check_transfer(config: "TrainConfig") -> None:
+    if config.new_head and config.weights is None:
+        raise ValueError("new_head=True without weights: the head is new anyhow")
     if not config.freeze:
         return
     if config.weights is None:

@@ -52,11 +52,13 @@ class TrainConfig(AugmentConfig):
     model: str = "resnext50_32x4d"
     """A name of `resnext-jax models`."""
     weights: str | None = None
-    """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights, with a new
-    head; default: from scratch."""
+    """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights
+    (IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT: the best); default: from scratch."""
+    new_head: bool = False
+    """Leave the head of `weights` and train a new one: needed where theirs is of other classes in number."""
     freeze: tuple[str, ...] = ()
     """Parts of the given weights that stay as they are, batch statistics too: beginnings of parameter names
-    (conv1 bn1 layer1), or `backbone`: all but the head."""
+    (conv1,bn1,layer1), or `backbone`: all but the head."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters and batch statistics are float32 always."""
     zero_init_residual: bool = False

@@ -99,7 +99,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         config.model,
         num_classes=len(dataset.classes),
         weights=None if config.resume else config.weights,  # a checkpoint takes their place
-        head="new",
+        head="new" if config.new_head else "strict",
         dtype=jnp.dtype(config.dtype),
         zero_init_residual=config.zero_init_residual,
         bn_axis_name=AXIS if config.sync_bn else None,
