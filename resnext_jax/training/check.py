@@ -38,6 +38,8 @@ def check(config: "TrainConfig") -> None:
                 f"{name}={getattr(config, name)!r} with {other}={getattr(config, other)!r}: it goes with "
                 f"{' or '.join(map(repr, values))}"
             )
+    if config.fold and config.val_fraction != _default(config, "val_fraction"):
+        raise ValueError(f"val_fraction={config.val_fraction} with fold={config.fold}: choose one")
     _check_schedule(config)
     _check_transfer(config)
     _check_loss(config)
@@ -71,7 +73,10 @@ def _check_ranges(config: "TrainConfig") -> None:
     expect(lambda v: v >= 0, "0 or more", *natural)
     expect(lambda v: v > 0, "above 0", "save_minutes", "clip_grad_norm")
     positive = ("epochs", "batch_size", "accumulate", "image_size", "workers", "devices")
+    positive += ("train_limit", "val_limit")
     expect(lambda v: v >= 1, "at least 1", *positive, "plateau_patience", "early_stop")
+    expect(lambda v: v >= config.image_size, f"at least image_size={config.image_size}", "resize_size")
+    expect(lambda v: 0 <= v[0] < v[1] and v[1] > 1, "a part, from 0, and how many there are, from 2", "fold")
     expect(lambda v: v < config.image_size, f"less than image_size={config.image_size}", "pad_crop")
     expect(lambda v: v < config.epochs, f"fewer than epochs={config.epochs}", "warmup_epochs")
     expect(lambda v: 0 <= v < config.lr, f"0 or more, and less than lr={config.lr}", "min_lr")

@@ -22,7 +22,7 @@ from resnext_jax.training.metrics import mean_metrics
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.run import RunInfo
 from resnext_jax.training.runtime import enable_compilation_cache
-from resnext_jax.training.setup import read_dataset, read_images
+from resnext_jax.training.setup import choose_split, read_dataset, read_images
 from resnext_jax.training.state import merge_model, split_model
 from resnext_jax.training.step import Normalize
 
@@ -173,7 +173,7 @@ class Predictor:
                 f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "
                 f"{', '.join(self.classes)}"
             )
-        return read_images(dataset.split(split), split, info, config.cache_gib, console)
+        return read_images(choose_split(config, dataset, split), split, info, config.cache_gib, console)
 
 
 def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
