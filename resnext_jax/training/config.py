@@ -133,6 +133,10 @@ class TrainConfig(AugmentConfig):
     """Draw training images of all classes equally often: an epoch is as long, with some images of large
     classes left out and those of small ones repeated."""
 
+    repeats: int = 1
+    """Put each image of a batch in it this many times, augmented each time anew (Hoffer et al. 2020;
+    torchvision: 4): an epoch is as long, and sees as many times fewer of the images."""
+
     # The best epoch
     monitor: Monitor = "top1"
     """What makes an epoch the best: validation top-1 (of equal ones, loss), or validation loss alone."""
