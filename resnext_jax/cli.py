@@ -284,11 +284,18 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; ends the process with 0, 2 for bad input, or 128 + the signal."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with clean_exit():
+        command = parse(list(sys.argv[1:] if arguments is None else arguments))
+        train(command) if isinstance(command, TrainConfig) else command()
+
+
+@contextmanager
+def clean_exit() -> Iterator[None]:
+    """Logs as plain lines, and one line and an exit code for all that may go wrong inside: 2 for bad input,
+    128 + the signal."""
     _log_to_stderr()
     try:
-        command = parse(arguments)
-        train(command) if isinstance(command, TrainConfig) else command()
+        yield
     except training.Interrupted as stop:
         _fail(f"interrupted: {stop}", 128 + stop.signum)
     except KeyboardInterrupt:
@@ -313,9 +320,35 @@ def parse(arguments: Sequence[str]) -> object:
             COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
         )
     if isinstance(command, TrainConfig) and command.resume:
-        saved = dataclasses.replace(training.read_info(command.out).config, resume=True, overwrite=False)
-        return tyro.cli(TrainConfig, prog="resnext-jax train", args=arguments[1:], default=saved)
+        return parse_train(arguments[1:])
     return command
+
+
+def parse_train(
+    arguments: Sequence[str],
+    default: TrainConfig | None = None,
+    *,
+    prog: str = "resnext-jax train",
+    description: str | None = None,
+) -> TrainConfig:
+    """A run's configuration from its flags; of a resumed run, its own settings are their defaults.
+
+    Args:
+        arguments: the flags.
+        default: what they change.
+        prog: name of the command, for `--help`.
+        description: beginning of what `--help` prints.
+    """
+
+    def parse_over(default: TrainConfig) -> TrainConfig:
+        with _errors_in_one_line():
+            return tyro.cli(TrainConfig, prog=prog, description=description, args=arguments, default=default)
+
+    config = parse_over(default or TrainConfig())
+    if not config.resume:
+        return config
+    saved = training.read_info(config.out).config
+    return parse_over(dataclasses.replace(saved, resume=True, overwrite=False))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ VARIANTS: dict[str, ResNetConfig] = {
     "resnext101_32x32d": ResNetConfig("bottleneck", (3, 4, 23, 3), 32, 32),
     "resnext101_32x48d": ResNetConfig("bottleneck", (3, 4, 23, 3), 32, 48),
     # The CIFAR models of the ResNeXt paper, section 5.3: three stages at 32, 16 and 8 px.
+    "resnext29_8x16d": ResNetConfig("bottleneck", (3, 3, 3), 8, 16, stem="cifar"),  # a narrow one, for CPUs
     "resnext29_8x64d": ResNetConfig("bottleneck", (3, 3, 3), 8, 64, stem="cifar"),
     "resnext29_16x64d": ResNetConfig("bottleneck", (3, 3, 3), 16, 64, stem="cifar"),
     # The monkeypox experiment's model: strides as in the first ResNet paper, a bias in every convolution.

@@ -6,7 +6,8 @@ from resnext_jax.training.converted import convert_to_run
 from resnext_jax.training.decisions import best_row
 from resnext_jax.training.fit import FitResult, fit
 from resnext_jax.training.predictor import Predictions, Predictor, load_run
-from resnext_jax.training.run import Progress, Row, Writer, read_info, to_json
+from resnext_jax.training.run import Progress, Row, Writer, read_info, to_json, write_json
+from resnext_jax.training.setup import read_dataset
 from resnext_jax.training.stopping import Interrupted
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "convert_to_run",
     "fit",
     "load_run",
+    "read_dataset",
     "read_info",
     "to_json",
+    "write_json",
 ]
