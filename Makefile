@@ -12,8 +12,9 @@ demo: .venv/.run
 	  --optimizer adam --lr 1e-3 --schedule cosine --flip --out checkpoints/demo --overwrite
 	$(BIN)/resnext-jax evaluate checkpoints/demo
 
+# Of many cores four are enough: a worker holds up to 2 GiB, and compiling uses more than one core by itself.
 test: .venv/.test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -m slow

@@ -163,18 +163,32 @@ class Models:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert weights between torch files, safetensors files and run directories (read only)."""
+    """Convert weights between torch files, safetensors files and run directories, in any direction."""
 
-    source: Positional[Path]
-    """A .safetensors or .pth file, or a run directory."""
+    source: Positional[str]
+    """A .safetensors or .pth file, a run directory, or torchvision's name of weights (with --model)."""
     destination: Positional[Path]
-    """A .safetensors or .pth file."""
+    """A .safetensors or .pth file, or a new run directory: a path without a suffix."""
     model: str | None = None
     """A name of `resnext-jax models`, where names and shapes do not tell."""
+    classes: Path | None = None
+    """For a run directory: a file with the name of a class on each line, in the order of the outputs."""
+    image_size: int | None = None
+    """For a run directory: side of the image in pixels (default: what the weights say, else 224)."""
 
     def __call__(self) -> None:
-        model = weights.convert(self.source, self.destination, model=self.model)
-        print(f"{self.destination}: weights of {model}")
+        if self.destination.suffix:
+            if self.classes or self.image_size:
+                raise ValueError(f"{self.destination}: --classes and --image-size go with a run directory")
+            model = weights.convert(self.source, self.destination, model=self.model)
+            print(f"{self.destination}: weights of {model}")
+        else:
+            options = {"model": self.model, "classes": self.classes, "image_size": self.image_size}
+            info = training.convert_to_run(self.source, self.destination, **options)
+            print(
+                f"{self.destination}: {info.config.model} for {len(info.classes)} classes of images of "
+                f"{info.preprocessing.image_size} px"
+            )
 
 
 @dataclass(frozen=True)
@@ -270,14 +284,18 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; ends the process with 0, 2 for bad input, or 128 + the signal."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    # These report their inner workings; what concerns the user is raised or printed.
-    for name in ("absl", "jax", "orbax", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        command = parse(arguments)
+    with clean_exit():
+        command = parse(list(sys.argv[1:] if arguments is None else arguments))
         train(command) if isinstance(command, TrainConfig) else command()
+
+
+@contextmanager
+def clean_exit() -> Iterator[None]:
+    """Logs as plain lines, and one line and an exit code for all that may go wrong inside: 2 for bad input,
+    128 + the signal."""
+    _log_to_stderr()
+    try:
+        yield
     except training.Interrupted as stop:
         _fail(f"interrupted: {stop}", 128 + stop.signum)
     except KeyboardInterrupt:
@@ -302,9 +320,35 @@ def parse(arguments: Sequence[str]) -> object:
             COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
         )
     if isinstance(command, TrainConfig) and command.resume:
-        saved = dataclasses.replace(training.read_info(command.out).config, resume=True, overwrite=False)
-        return tyro.cli(TrainConfig, prog="resnext-jax train", args=arguments[1:], default=saved)
+        return parse_train(arguments[1:])
     return command
+
+
+def parse_train(
+    arguments: Sequence[str],
+    default: TrainConfig | None = None,
+    *,
+    prog: str = "resnext-jax train",
+    description: str | None = None,
+) -> TrainConfig:
+    """A run's configuration from its flags; of a resumed run, its own settings are their defaults.
+
+    Args:
+        arguments: the flags.
+        default: what they change.
+        prog: name of the command, for `--help`.
+        description: beginning of what `--help` prints.
+    """
+
+    def parse_over(default: TrainConfig) -> TrainConfig:
+        with _errors_in_one_line():
+            return tyro.cli(TrainConfig, prog=prog, description=description, args=arguments, default=default)
+
+    config = parse_over(default or TrainConfig())
+    if not config.resume:
+        return config
+    saved = training.read_info(config.out).config
+    return parse_over(dataclasses.replace(saved, resume=True, overwrite=False))
 
 
 @contextmanager
@@ -322,6 +366,19 @@ def _errors_in_one_line() -> Iterator[None]:
         if "Perhaps you meant:" in lines:
             said.append(f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?")
         raise ValueError(f"{' '.join(said)} (--help explains)".replace(" ;", ";")) from None
+
+
+def _log_to_stderr() -> None:
+    """Show what the package notes, as plain lines."""
+    log = logging.getLogger("resnext_jax")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    # These report their inner workings; what concerns the user is raised or printed.
+    for name in ("absl", "jax", "orbax", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _at_least_one(**values: int) -> None:

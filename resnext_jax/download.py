@@ -99,9 +99,7 @@ def _explained(error: Exception, url: str, path: Path, partial: Path, timeout: f
     """The error in one line, with what to do."""
     if getattr(error, "errno", None) in _NO_SPACE:
         partial.unlink(missing_ok=True)
-        return OSError(
-            error.errno, f"no space left for {path}; free some, or set RESNEXT_JAX_CACHE to another place"
-        )
+        return OSError(f"no space left for {path}; free some, or set RESNEXT_JAX_CACHE to another place")
     if isinstance(error, PermissionError):
         return error
     reason = getattr(error, "reason", error)
@@ -109,6 +107,8 @@ def _explained(error: Exception, url: str, path: Path, partial: Path, timeout: f
         reason = f"the server answered {error.code} {error.reason}"
     elif isinstance(reason, TimeoutError):
         reason = f"nothing came for {timeout:g} s"
+    elif isinstance(reason, OSError) and reason.strerror:
+        reason = reason.strerror
     kept = partial.stat().st_size if partial.exists() else 0
     resume = (
         f"{kept:,} bytes are kept, run it again to go on" if kept else f"or put the file at {path} yourself"

@@ -1,6 +1,9 @@
 """Shared fixtures: simulated devices, image folders, torchvision, real data where it is present."""
 
 import os
+import shutil
+import tempfile
+from functools import partial
 from pathlib import Path
 
 # Before jax starts: four CPU devices, so that data-parallel tests run everywhere.
@@ -15,6 +18,18 @@ from PIL import Image
 # Compiling takes as long as it takes; a busy machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs for the later tests of a session, its other workers, and processes of their own.
+
+    Many runs differ in data and settings alone. The user's cache is neither read nor filled.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="resnext-jax-tests-")
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 @pytest.fixture(scope="session")

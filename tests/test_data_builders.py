@@ -291,30 +291,48 @@ def test_an_incomplete_directory_of_that_name(tmp_path, cifar_archive):
         prepare_tfds("tfds:cifar10", tmp_path, cifar_archive)
 
 
+# Prepares a data set and says so halfway, where it waits.
+PREPARE_HALF = """
+import signal, sys, time
+from pathlib import Path
+from resnext_jax.data import prepare_tfds
+from resnext_jax.data.builders import monkeypox
+
+decode, first = monkeypox.decode, iter(range(20))
+
+def wait_halfway(data, name):
+    if next(first, None) is None:
+        Path(sys.argv[3]).touch()
+        time.sleep(60)
+    return decode(data, name)
+
+monkeypox.decode = wait_halfway
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+prepare_tfds("monkeypox/original", Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_preparation_can_be_repeated(tmp_path, kill):
     root = tmp_path / "archive"
-    for number in range(1500):
-        save(root / ("Monkeypox" if number % 2 else "Others") / f"M{number}_1.png", number % 256)
-    code = (
-        "import signal, sys; from pathlib import Path; from resnext_jax.data import prepare_tfds\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored\n"
-        "prepare_tfds('monkeypox/original', Path(sys.argv[1]), Path(sys.argv[2]))"
-    )
+    for number in range(40):
+        save(root / ("Monkeypox" if number % 2 else "Others") / f"M{number}_1.png", number)
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "sets"), str(root)], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", PREPARE_HALF, *map(str, (tmp_path / "sets", root, tmp_path / "half"))],
+        stderr=subprocess.DEVNULL,
     )
     final = tmp_path / "sets" / "monkeypox" / "original" / "1.0.0"
-    while process.poll() is None and not list(final.parent.glob("incomplete*")):
+    while process.poll() is None and not (tmp_path / "half").exists():
         time.sleep(0.005)
     assert process.poll() is None
+    assert list(final.parent.glob("incomplete*"))
     os.kill(process.pid, kill)
     process.wait(timeout=30)
     assert not final.exists()
     with pytest.raises(FileNotFoundError, match="is not prepared"):
         open_dataset("tfds:monkeypox/original", data_dir=tmp_path / "sets")
     assert prepare_tfds("monkeypox/original", tmp_path / "sets", root) == final
-    assert len(open_dataset("tfds:monkeypox/original", data_dir=tmp_path / "sets").split("all")) == 1500
+    assert len(open_dataset("tfds:monkeypox/original", data_dir=tmp_path / "sets").split("all")) == 40
 
 
 @pytest.mark.needs_data

@@ -287,10 +287,3 @@ def test_a_missing_package_is_named(monkeypatch, module, use, message):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"{message} .*pip install"):
         use()
-
-
-def test_importing_the_package_imports_nothing_heavy():
-    heavy = ("tensorflow_datasets", "array_record", "grain", "matplotlib", "torch")
-    code = f"import sys, resnext_jax.data; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnext_jax.data.split import groups_by_regex, hold_out
+from resnext_jax.data import limit, open_dataset
+from resnext_jax.data.demo import DemoSource
+from resnext_jax.data.split import groups_by_regex, hold_out, make_folds
 
 CLASSES = ("a", "b", "c")
 
@@ -124,3 +126,91 @@ def test_groups_by_regex():
 def test_groups_by_regex_refuses(pattern, message):
     with pytest.raises(ValueError, match=message):
         groups_by_regex(["M1.jpg", "x.jpg"], pattern)
+
+
+@given(
+    counts=st.lists(st.integers(4, 40), min_size=2, max_size=3),
+    count=st.integers(2, 4),
+    seed=st.integers(0, 1000),
+)
+def test_folds_of_single_images_are_a_partition_to_the_image(counts, count, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    fold_of = make_folds(names(len(labels)), labels, CLASSES[: len(counts)], count=count, seed=seed)
+    assert fold_of.shape == labels.shape
+    sizes = np.bincount(fold_of, minlength=count)
+    assert len(sizes) == count
+    assert sizes.max() - sizes.min() <= len(counts)
+    for label in range(len(counts)):
+        of_class = np.bincount(fold_of[labels == label], minlength=count)
+        assert of_class.max() - of_class.min() <= 1
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 14), st.integers(0, 1)), min_size=12, max_size=60),
+    count=st.integers(2, 4),
+    seed=st.integers(0, 1000),
+)
+def test_folds_keep_groups_whole_and_classes_even(groups, count, seed):
+    group_of = [f"P{number}" for number, (size, _) in enumerate(groups) for _ in range(size)]
+    labels = np.array([label for size, label in groups for _ in range(size)])
+    if any(sum(label == c for _, label in groups) < count for c in (0, 1)):
+        return
+    fold_of = make_folds(group_of, labels, "ab", count=count, seed=seed)
+    folds_of_group = {}
+    for group, fold in zip(group_of, fold_of, strict=True):
+        folds_of_group.setdefault(group, set()).add(int(fold))
+    assert all(len(folds) == 1 for folds in folds_of_group.values())
+    for label in (0, 1):
+        held = np.bincount(fold_of[labels == label], minlength=count)
+        assert held.min() > 0
+        # The last group that makes a part the largest went to the smallest one.
+        assert held.max() - held.min() <= max(size for size, of_class in groups if of_class == label)
+
+
+def test_folds_depend_on_names_and_seed_alone():
+    labels = np.arange(120) % 3
+    keys = names(120)
+    order = np.random.default_rng(0).permutation(120)
+    fold_of = make_folds(keys, labels, "abc", count=3, seed=0)
+    shuffled = make_folds([keys[i] for i in order], labels[order], "abc", count=3, seed=0)
+    np.testing.assert_array_equal(fold_of[order], shuffled)
+    assert (make_folds(keys, labels, "abc", count=3, seed=1) != fold_of).any()
+
+
+def test_too_few_groups_for_the_folds():
+    groups = ["P1", "P2", "P2", "P3", "P4", "P5"]
+    with pytest.raises(ValueError, match=r"'a' has 3 images in 2 groups: at least 3 groups"):
+        make_folds(groups, np.array([0, 0, 0, 1, 1, 1]), "ab", count=3, seed=0)
+    shared = ["P1", "P1", "P1", "P2", "P3", "P4", "P4"]  # b is in three groups, and P1 has most of both
+    labels = np.array([0, 1, 1, 1, 0, 0, 1])
+    folds = make_folds(shared, labels, "ab", count=2, seed=0)
+    assert len(set(zip(folds.tolist(), labels.tolist(), strict=True))) == 4
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2])
+def test_a_data_set_divided_into_folds(image_folder, fold):
+    held = [open_dataset(str(image_folder), group_by=r"^(P\d+)_", fold=(i, 3)).val.keys for i in range(3)]
+    everything = open_dataset(str(image_folder)).split("all").keys
+    assert sorted(key for keys in held for key in keys) == sorted(everything)
+    dataset = open_dataset(str(image_folder), group_by=r"^(P\d+)_", fold=(fold, 3))
+    assert not set(dataset.train.keys) & set(dataset.val.keys)
+    assert len(dataset.train) + len(dataset.val) == 20
+
+
+def test_what_comes_divided_has_no_folds():
+    with pytest.raises(ValueError, match="fold divides nothing: demo is already divided into train and val"):
+        open_dataset("demo", fold=(0, 3))
+
+
+@given(st.lists(st.integers(5, 40), min_size=2, max_size=3), st.integers(3, 100))
+def test_a_limit_keeps_the_proportions(counts, count):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    dataset = DemoSource("demo", 0, len(labels))
+    dataset.labels, dataset.classes = labels, CLASSES[: len(counts)]
+    chosen = limit(dataset, count, seed=0)
+    if count >= len(labels):
+        assert chosen is dataset
+        return
+    for label, total in enumerate(counts):
+        wanted = min(max(total * count / len(labels), 1), total - 1)
+        assert abs((chosen.labels == label).sum() - wanted) <= 0.5 + 1e-9

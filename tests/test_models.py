@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from resnext_jax.models import (
+    VARIANTS,
     BatchNorm,
-    ResNet,
     ResNetConfig,
     abstract_model,
     build_model,
@@ -20,6 +20,7 @@ from resnext_jax.models import (
     parameter_count,
     trainable_mask,
 )
+from resnext_jax.models.keys import Keys
 
 # `num_params` of torchvision's weight metadata (models/resnet.py) at 1000 classes.
 TORCHVISION_PARAMETERS = {
@@ -44,6 +45,12 @@ OTHER_PARAMETERS = {
     "resnext38_32x4d": 19_051_304,
     "resnet50_v2": 25_568_360,
 }
+
+
+@nnx.jit
+def called(module: nnx.Module, x: jax.Array) -> jax.Array:
+    """What a module makes of its input, in one program: layer by layer, compiling takes far longer."""
+    return module(x)
 
 
 @pytest.mark.parametrize(("name", "count"), (TORCHVISION_PARAMETERS | OTHER_PARAMETERS).items())
@@ -99,11 +106,20 @@ def test_initialisation_follows_torchvision():
     assert not np.array_equal(kernel, build_model("resnext14_32x4d", rngs=nnx.Rngs(4)).layer3[0].conv2.kernel)
 
 
-def test_zero_init_residual_makes_blocks_identities():
-    model = build_model("resnet18", num_classes=2, zero_init_residual=True)
+def test_keys_are_those_of_nnx():
+    ours, theirs = Keys(3), nnx.Rngs(3)
+    for _ in range(3):
+        assert jax.random.key_data(ours.params()).tolist() == jax.random.key_data(theirs.params()).tolist()
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_zero_init_residual_makes_blocks_identities(monkeypatch, block):
+    monkeypatch.setitem(VARIANTS, "two blocks", ResNetConfig(block, (2,), stem="cifar"))
+    model = build_model("two blocks", num_classes=2, zero_init_residual=True)
     model.eval()
-    x = jnp.abs(jax.random.normal(jax.random.key(0), (1, 8, 8, 64)))
-    np.testing.assert_array_equal(model.layer1[1](x), x)
+    channels = 64 if block == "basic" else 256
+    x = jnp.abs(jax.random.normal(jax.random.key(0), (1, 8, 8, channels)))
+    np.testing.assert_array_equal(called(model.layer1[1], x), x)
 
 
 def test_bfloat16_computes_low_and_keeps_parameters_high(tiny):
@@ -124,7 +140,7 @@ def test_batch_norm_follows_torch_in_training():
     for _ in range(3):
         x = rng.normal(3, 2, size=(4, 3, 2, 5)).astype(np.float32)
         y = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2))).detach().numpy().transpose(0, 2, 3, 1)
-        np.testing.assert_allclose(ours(jnp.asarray(x)), y, atol=1e-5)
+        np.testing.assert_allclose(called(ours, x), y, atol=1e-5)
     np.testing.assert_allclose(ours.mean, theirs.running_mean, rtol=1e-5)
     np.testing.assert_allclose(ours.var, theirs.running_var, rtol=1e-5)
 
@@ -132,7 +148,7 @@ def test_batch_norm_follows_torch_in_training():
 def test_batch_norm_variance_survives_a_large_mean():
     x = 1e4 + jax.random.normal(jax.random.key(0), (8, 16, 16, 1))
     norm = BatchNorm(1, momentum=0.0, rngs=nnx.Rngs(0))
-    norm(x)
+    called(norm, x)
     assert float(norm.var[0]) == pytest.approx(1.0, rel=0.1)
 
 
@@ -191,12 +207,13 @@ def test_trainable_mask_rejects_bad_prefixes():
         trainable_mask(params, ["backbone", "fc"])
 
 
-def test_frozen_norms_keep_their_statistics_in_training():
-    model = ResNet(ResNetConfig("bottleneck", (1, 1), 4, 8, stem="cifar"), 2, rngs=nnx.Rngs(0))
+def test_frozen_norms_keep_their_statistics_in_training(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "two stages", ResNetConfig("bottleneck", (1, 1), 4, 8, stem="cifar"))
+    model = build_model("two stages", num_classes=2)
     model.train()
     freeze_norms(model, ["bn1", "layer1"])
     before = nnx.to_pure_dict(jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat)))
-    model(jax.random.normal(jax.random.key(0), (2, 8, 8, 3)))
+    called(model, jax.random.normal(jax.random.key(0), (2, 8, 8, 3)))
     after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     assert not any(jax.tree.leaves([moved["bn1"], moved["layer1"]]))

@@ -21,8 +21,9 @@ from torch_reference import (  # noqa: E402
     to_torch,
 )
 
-from resnext_jax.models import ResNet  # noqa: E402
+from resnext_jax.models import ResNet, abstract_model, list_models  # noqa: E402
 from resnext_jax.weights import to_torch_state_dict  # noqa: E402
+from resnext_jax.weights.state_dict import torch_shapes  # noqa: E402
 
 LARGE = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
 OTHERS = (
@@ -73,6 +74,17 @@ def assert_same_outputs(ours: ResNet, theirs: torch.nn.Module, images: np.ndarra
     for output, value in expected.items():
         assert found[output].shape == to_numpy(value).shape
         assert relative_error(found[output], to_numpy(value)) < 1e-4, output
+
+
+@pytest.mark.parametrize("variant", list_models())
+def test_names_and_shapes(torchvision, variant):
+    """Of every variant, those too large to compute here included."""
+    with torch.device("meta"):
+        theirs = build(torchvision, variant, 10).state_dict()
+    expected = {
+        key: tuple(value.shape) for key, value in theirs.items() if not key.endswith("num_batches_tracked")
+    }
+    assert torch_shapes(abstract_model(variant, num_classes=10)) == expected
 
 
 def test_stages_and_logits(ours, theirs, name):

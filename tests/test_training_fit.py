@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import resnext_jax as rj
+from resnext_jax import cli
 from resnext_jax.training import Interrupted
 from resnext_jax.training.checkpoint import Checkpoints
 from resnext_jax.training.state import TrainState
@@ -181,7 +182,7 @@ def wait_for_epochs(config: rj.TrainConfig, process: subprocess.Popen, epochs: i
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_how_to_go_on(config, signum):
+def test_a_signal_saves_and_says_how_to_go_on(config, signum, capsys):
     process = tiny_process(config, "--epochs", "100000", "--devices", "1")
     wait_for_epochs(config, process, 2)
     process.send_signal(signum)
@@ -190,23 +191,8 @@ def test_a_signal_saves_and_says_how_to_go_on(config, signum):
     assert err.count("\n") == 1
     assert f"resnext-jax train --resume --out {config.out}" in err
     step, _ = read_variables(config.out)
-    resumed = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            TINY_COMMAND,
-            "train",
-            "--resume",
-            "--out",
-            str(config.out),
-            "--epochs",
-            str(step // 4 + 1),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"resuming after {step} steps" in resumed.stdout
+    cli.main(["train", "--resume", "--out", str(config.out), "--epochs", str(step // 4 + 1)])
+    assert f"resuming after {step} steps" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(config, tmp_path):

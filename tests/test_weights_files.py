@@ -98,6 +98,21 @@ def test_safetensors_say_that_they_are_torchs(arrays, tmp_path):
         assert file.metadata() == {"format": "pt"}
 
 
+def test_files_of_model_hubs(tmp_path):
+    """timm's, on Hugging Face: torchvision's names with counters, and metadata."""
+    for name in ("resnet18", "resnext50_32x4d"):
+        arrays = random_arrays(name, num_classes=11)
+        counters = {
+            key.replace("running_mean", "num_batches_tracked"): np.array(7)
+            for key in arrays
+            if key.endswith("running_mean")
+        }
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.numpy.save_file(arrays | counters, path, metadata={"architecture": name})
+        model = create_model(name, num_classes=None, weights=path)
+        assert_same_bits(to_torch_state_dict(model), arrays)
+
+
 def test_bfloat16_safetensors(arrays, tmp_path):
     low = {key: array.astype(ml_dtypes.bfloat16) for key, array in arrays.items()}
     safetensors.numpy.save_file(low, tmp_path / "w.safetensors")

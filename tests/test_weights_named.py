@@ -13,6 +13,7 @@ from PIL import Image
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.models import abstract_model
+from resnext_jax.training import convert_to_run
 from resnext_jax.weights import (
     NAMED_WEIGHTS,
     NamedWeights,
@@ -102,6 +103,8 @@ def test_unknown_names(tmp_path):
     with pytest.raises(FileNotFoundError, match="IMAGENET1K_V3: no such file or directory"):
         create_model("resnet18", weights="IMAGENET1K_V3")
     (tmp_path / "w.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match="'IMAGENET1K_V2': name the model whose weights they are"):
+        preprocessing("IMAGENET1K_V2")
     with pytest.raises(ValueError, match="does not say how images are prepared"):
         preprocessing(tmp_path / "w.pth")
 
@@ -139,10 +142,18 @@ def test_create_model_downloads_checks_and_caches(published, tmp_path, monkeypat
     model = create_model("resnet18", weights="DEFAULT")
     found = to_torch_state_dict(model)
     assert all(np.array_equal(found[name], array) for name, array in published.items())
+    assert model.preprocessing == Preprocessing(224, resize_size=256)
     cached = list((tmp_path / "cache" / "weights").glob("*.pth"))
     assert [path.name for path in cached] == [NAMED_WEIGHTS["resnet18"]["IMAGENET1K_V1"].file]
     monkeypatch.setattr(named_module, "BASE_URL", "http://127.0.0.1:9/")
     create_model("resnet18", num_classes=5, weights="IMAGENET1K_V1", head="new")
+    assert create_model("resnet18", num_classes=5).preprocessing is None
+
+    # A run directory of named weights: their preprocessing, and the outputs' positions for classes.
+    info = convert_to_run("DEFAULT", tmp_path / "run", model="resnet18")
+    assert info.preprocessing == preprocessing(tmp_path / "run") == model.preprocessing
+    assert info.classes[:3] == ("0", "1", "2")
+    assert len(info.classes) == 1000
 
 
 def test_offline(monkeypatch, tmp_path):

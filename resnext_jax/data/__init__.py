@@ -13,6 +13,7 @@ from resnext_jax.data.prepare import prepare_tfds
 from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnext_jax.data.sources import Dataset, Record, Source
 from resnext_jax.data.spec import open_dataset
+from resnext_jax.data.split import limit
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -25,6 +26,7 @@ __all__ = [
     "Source",
     "WaitTimer",
     "eval_batches",
+    "limit",
     "load_images",
     "open_dataset",
     "prefetch_to_device",

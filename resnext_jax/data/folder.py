@@ -43,7 +43,14 @@ class FolderSource:
         return {"image": (self.root / key).read_bytes(), "label": int(self.labels[index]), "key": key}
 
 
-def open_folder(root: Path, *, val_fraction: float, split_seed: int, group_by: str | None) -> Dataset:
+def open_folder(
+    root: Path,
+    *,
+    val_fraction: float,
+    split_seed: int,
+    group_by: str | None,
+    fold: tuple[int, int] | None = None,
+) -> Dataset:
     """Open a folder that holds class folders, or `train`, `val` and `test` folders holding class folders.
 
     See `divide` for what is held out. Images lie at any depth below their class folder.
@@ -54,6 +61,7 @@ def open_folder(root: Path, *, val_fraction: float, split_seed: int, group_by: s
         split_seed: another seed gives another split.
         group_by: a regular expression over each image's path inside its class folder; images whose first
             capture is equal stay on one side of the split.
+        fold: (i, k): hold out part i of k instead.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -72,7 +80,9 @@ def open_folder(root: Path, *, val_fraction: float, split_seed: int, group_by: s
                 f"{', '.join(unmatched)}"
             )
     sources = {split: FolderSource(root, folder, files[split]) for split, folder in folders.items()}
-    return divide(str(root), sources, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by)
+    return divide(
+        str(root), sources, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by, fold=fold
+    )
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

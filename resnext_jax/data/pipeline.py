@@ -40,6 +40,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     balanced: bool = False,
+    repeats: int = 1,
     process_index: int = 0,
     process_count: int = 1,
     local_devices: int = 1,
@@ -55,6 +56,8 @@ def train_batches(
         seed: of the order.
         start_step: steps already taken since the beginning of the run.
         balanced: draw all classes equally often, see `balanced_order`.
+        repeats: how often each image of a batch is in it, to be augmented each time anew (Hoffer et al.
+            2020); divides the batch. An epoch is as long, and so sees as many times fewer of the images.
         process_index: this process.
         process_count: processes that share each batch.
         local_devices: devices of each process.
@@ -70,13 +73,19 @@ def train_batches(
         )
         raise ValueError(f"batch-size {batch_size} is more than the {len(images)} training images: {advice}")
     grain = _import_grain()
-    if balanced:
-        steps = steps_per_epoch(len(images), batch_size)
-        order_of = lru_cache(maxsize=2)(lambda epoch: balanced_order(images.labels, seed, epoch))
+    if balanced or repeats > 1:
+        steps, distinct = steps_per_epoch(len(images), batch_size), batch_size // repeats
+
+        @lru_cache(maxsize=2)
+        def order_of(epoch: int) -> np.ndarray:
+            if balanced:
+                return balanced_order(images.labels, seed, epoch)
+            return np.random.default_rng((seed, epoch)).permutation(len(images))
 
         def draw(step: int) -> np.ndarray:
-            first = step % steps * batch_size
-            return order_of(step // steps)[first : first + batch_size]
+            first = step % steps * distinct
+            # Not side by side: mixup pairs neighbours.
+            return np.tile(order_of(step // steps)[first : first + distinct], repeats)
 
         batches = grain.MapDataset.range(start_step, sys.maxsize).map(draw)
     else:

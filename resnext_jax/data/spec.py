@@ -6,7 +6,8 @@ from pathlib import Path
 
 from resnext_jax.data.demo import open_demo
 from resnext_jax.data.folder import open_folder
-from resnext_jax.data.sources import Dataset
+from resnext_jax.data.sources import SPLITS, Dataset
+from resnext_jax.data.split import check_undivided
 
 
 def open_dataset(
@@ -16,6 +17,7 @@ def open_dataset(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     group_by: str | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> Dataset:
     """Open a data set by its specification.
 
@@ -30,6 +32,7 @@ def open_dataset(
         split_seed: another seed holds out other images.
         group_by: a regular expression over each image's name; images whose first capture is equal (one
             patient, one photo) stay on one side.
+        fold: (i, k): cross-validation: instead of a fraction hold out part i, counted from 0, of k.
 
     Raises:
         FileNotFoundError: there is no such folder, or no such prepared data set.
@@ -37,9 +40,10 @@ def open_dataset(
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val-fraction is {val_fraction}: expected a number between 0 and 1, both excluded")
+    if not spec:
+        raise ValueError("no data set is named: give --data (`demo`, a folder, or tfds:NAME)")
     if spec == "demo":
-        if group_by is not None:
-            raise ValueError("group-by divides nothing: demo is divided into train, val and test already")
+        check_undivided(spec, SPLITS, group_by, fold)
         return open_demo()
     if spec.startswith("tfds:"):
         from resnext_jax.data.tfds import open_tfds
@@ -50,6 +54,7 @@ def open_dataset(
             val_fraction=val_fraction,
             split_seed=split_seed,
             group_by=group_by,
+            fold=fold,
         )
     root = Path(spec).expanduser()
-    return open_folder(root, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by)
+    return open_folder(root, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by, fold=fold)

@@ -13,7 +13,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -39,11 +39,12 @@ def divide(
     val_fraction: float,
     split_seed: int,
     group_by: str | None,
+    fold: tuple[int, int] | None,
 ) -> Dataset:
     """Make a data set of the splits that there are, holding out validation images where there are none.
 
-    Where `train` stands alone, `val_fraction` of each class is held out; where `train` and `test` stand
-    without `val`, `test` serves as both.
+    Where `train` stands alone, `val_fraction` of each class or a fold is held out; where `train` and `test`
+    stand without `val`, `test` serves as both.
 
     Args:
         name: of the data set, for messages.
@@ -51,21 +52,42 @@ def divide(
         val_fraction: share of each class to hold out, in (0, 1).
         split_seed: another seed holds out other images.
         group_by: a regular expression over the names; images whose first capture is equal stay on one side.
+        fold: (i, k): hold out part i, counted from 0, of k parts instead.
 
     Raises:
-        ValueError: see `hold_out` and `groups_by_regex`; or a `group_by` where nothing is held out.
+        ValueError: see `hold_out`, `make_folds` and `groups_by_regex`; or a `group_by` or `fold` where
+            nothing is held out.
     """
     first = next(iter(sources.values()))
     if list(sources) == ["train"]:
         groups = first.keys if group_by is None else groups_by_regex(first.names, group_by)
-        train, val = hold_out(groups, first.labels, first.classes, fraction=val_fraction, seed=split_seed)
+        if fold is None:
+            train, val = hold_out(groups, first.labels, first.classes, fraction=val_fraction, seed=split_seed)
+        else:
+            which, count = fold
+            fold_of = make_folds(groups, first.labels, first.classes, count=count, seed=split_seed)
+            train, val = np.flatnonzero(fold_of != which), np.flatnonzero(fold_of == which)
         return Dataset(name, first.classes, Subset(first, train), Subset(first, val))
-    if group_by is not None:
-        raise ValueError(f"group-by divides nothing: {name} is already divided into {' and '.join(sources)}")
+    check_undivided(name, sources, group_by, fold)
     splits: dict[str, Source] = dict(sources)
     if "test" in splits:
         splits.setdefault("val", splits["test"])
     return Dataset(name, first.classes, **splits)
+
+
+def check_undivided(
+    name: str, splits: Iterable[str], group_by: str | None, fold: tuple[int, int] | None
+) -> None:
+    """Refuse to divide what comes divided.
+
+    Raises:
+        ValueError: a `group_by` or a `fold`.
+    """
+    for option, value in (("group-by", group_by), ("fold", fold)):
+        if value is not None:
+            raise ValueError(
+                f"{option} divides nothing: {name} is already divided into {' and '.join(splits)}"
+            )
 
 
 def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
@@ -114,19 +136,8 @@ def hold_out(
     if not 0 < fraction < 1:
         raise ValueError(f"val-fraction is {fraction}: expected a number between 0 and 1, both excluded")
 
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, group in enumerate(groups):
-        members[group].append(index)
-    counts = {group: Counter(labels[indices].tolist()) for group, indices in members.items()}
+    counts = _count(groups, labels, classes, at_least=2)
     totals = np.bincount(labels, minlength=len(classes)).tolist()
-    for label, name in enumerate(classes):
-        having = sum(label in count for count in counts.values())
-        if having < 2:
-            what = f"{totals[label]} image{'s' * (totals[label] != 1)} in {having} group{'s' * (having != 1)}"
-            raise ValueError(
-                f"class {name!r} has {what}: at least 2 groups (single images where nothing groups them) "
-                "are needed, one to train on and one to validate on"
-            )
 
     # At least one image of each class on each side, else the share to the nearest image.
     targets = [min(max(total * fraction, 1), total - 1) for total in totals]
@@ -140,7 +151,7 @@ def hold_out(
         )
 
     chosen = set()
-    for group in sorted(members, key=lambda group: _hash(seed, group)):
+    for group in sorted(counts, key=lambda group: _hash(seed, group)):
         if gain(group) > 0:
             chosen.add(group)
             held.update(counts[group])
@@ -161,6 +172,79 @@ def hold_out(
 
     is_val = np.fromiter((group in chosen for group in groups), bool, len(groups))
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
+
+
+def make_folds(
+    groups: Sequence[str], labels: np.ndarray, classes: Sequence[str], *, count: int, seed: int
+) -> np.ndarray:
+    """Divide images into parts of about equal size, no group in two of them, stratified by class.
+
+    The largest groups are placed first, equal ones in the order of a hash of the seed and their names; each
+    goes to the part that has the least of its classes. Single images so spread to the image.
+
+    Args:
+        groups: the group of each image; its own name where images stand alone.
+        labels: int [N], the class of each image.
+        classes: class names, for messages.
+        count: parts, at least 2.
+        seed: another seed gives other parts.
+
+    Returns:
+        int64 [N]: the part of each image, from 0. Every part holds every class.
+
+    Raises:
+        ValueError: a class with too few groups for every part to have one.
+    """
+    counts = _count(groups, labels, classes, at_least=count)
+    totals = np.bincount(labels, minlength=len(classes))
+    sizes = {group: np.bincount(list(c), list(c.values()), len(classes)) for group, c in counts.items()}
+    held = np.zeros((count, len(classes)))
+    part_of = {}
+    for group in sorted(sizes, key=lambda group: (-sizes[group].sum(), _hash(seed, group))):
+        filled = held @ (sizes[group] / totals**2)  # shares of its classes, weighted by its own shares
+        part = min(range(count), key=lambda part: (filled[part], held[part].sum()))
+        part_of[group] = part
+        held[part] += sizes[group]
+    if (held == 0).any():
+        part, label = np.argwhere(held == 0)[0]
+        raise ValueError(
+            f"fold {part} of {count} has no image of class {classes[label]!r}: its groups are shared with "
+            "other classes; use fewer folds, another split-seed or a finer group-by"
+        )
+    return np.fromiter((part_of[group] for group in groups), np.int64, len(groups))
+
+
+def limit(source: Source, count: int, *, seed: int) -> Source:
+    """About `count` images of a source, all classes in proportion; all of it where it has no more.
+
+    Raises:
+        ValueError: a class of a single image, which cannot be divided.
+    """
+    if count >= len(source):
+        return source
+    share = count / len(source)
+    _, chosen = hold_out(source.keys, source.labels, source.classes, fraction=share, seed=seed)
+    return Subset(source, chosen)
+
+
+def _count(
+    groups: Sequence[str], labels: np.ndarray, classes: Sequence[str], *, at_least: int
+) -> dict[str, Counter[int]]:
+    """How many images of each class (by label) every group has; every class must be in so many groups."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    counts = {group: Counter(labels[indices].tolist()) for group, indices in members.items()}
+    for label, name in enumerate(classes):
+        total = sum(count[label] for count in counts.values())
+        having = sum(label in count for count in counts.values())
+        if having < at_least:
+            what = f"{total} image{'s' * (total != 1)} in {having} group{'s' * (having != 1)}"
+            raise ValueError(
+                f"class {name!r} has {what}: at least {at_least} groups (single images where nothing groups "
+                "them) are needed, so that it is among the images to train on and to validate on"
+            )
+    return counts
 
 
 def _hash(seed: int, name: str) -> bytes:

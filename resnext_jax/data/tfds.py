@@ -116,7 +116,13 @@ class TfdsSource:
 
 
 def open_tfds(
-    name: str, *, data_dir: Path | None, val_fraction: float, split_seed: int, group_by: str | None
+    name: str,
+    *,
+    data_dir: Path | None,
+    val_fraction: float,
+    split_seed: int,
+    group_by: str | None,
+    fold: tuple[int, int] | None = None,
 ) -> Dataset:
     """Open a prepared data set.
 
@@ -125,7 +131,7 @@ def open_tfds(
     Args:
         name: `NAME[/CONFIG][:VERSION]`.
         data_dir: holds `NAME[/CONFIG]/VERSION`; None: TFDS's own default.
-        val_fraction, split_seed, group_by: see `resnext_jax.data.open_dataset`.
+        val_fraction, split_seed, group_by, fold: see `resnext_jax.data.open_dataset`.
 
     Raises:
         FileNotFoundError: it is not prepared, or in another version; says how to prepare it.
@@ -159,7 +165,9 @@ def open_tfds(
             f"{directory} has no split that is used: it has {', '.join(builder.info.splits) or 'none'}, "
             f"expected some of {', '.join(SPLIT_OF_NAME)}"
         )
-    return divide(str(wanted), sources, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by)
+    return divide(
+        str(wanted), sources, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by, fold=fold
+    )
 
 
 def import_tfds() -> ModuleType:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from resnext_jax.models.keys import Keys
 from resnext_jax.models.norm import BatchNorm
 
 # torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu"), as torchvision initialises convolutions.
@@ -72,7 +73,7 @@ class Build:
     dtype: jnp.dtype
     bn_axis_name: str | None
     zero_init_residual: bool
-    rngs: nnx.Rngs
+    rngs: nnx.Rngs | Keys
 
     def conv(
         self, inputs: int, outputs: int, size: int, stride: int = 1, *, groups: int = 1, bias: bool = False

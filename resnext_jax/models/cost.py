@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from resnext_jax.models.keys import Keys
 from resnext_jax.models.resnet import ResNet
 from resnext_jax.models.transfer import trainable_mask
 
@@ -80,7 +81,7 @@ def stage_costs(model: ResNet, image_size: int, frozen: Sequence[str] = ()) -> l
             model.fc.out_features,
             model.in_channels,
             conv_general_dilated=counting_conv,
-            rngs=nnx.Rngs(0),
+            rngs=Keys(0),
         )
         copy.eval()
         x = copy.stem(jnp.zeros((1, image_size, image_size, model.in_channels)))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnext_jax import ops
+from resnext_jax.models.keys import Keys
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -37,7 +38,7 @@ class BatchNorm(nnx.BatchNorm):
         dtype: jnp.dtype | None = None,
         axis_name: str | None = None,
         scale_init: nnx.initializers.Initializer = jax.nn.initializers.ones,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | Keys,
     ):
         super().__init__(
             num_features,
@@ -61,6 +62,7 @@ class BatchNorm(nnx.BatchNorm):
             devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
             count = devices * (x.size // x.shape[-1])
             unbiased = var * (count / max(count - 1, 1))
-            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
-            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * unbiased
+            # Not by index: jax 0.10 then takes longer under a trace, the longer the program is.
+            self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
+            self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)
         return y.astype(self.dtype or x.dtype)

@@ -9,6 +9,7 @@ and `width_per_group`.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from flax import nnx
 
 from resnext_jax import ops
 from resnext_jax.models.blocks import BLOCKS, Build, ResNetConfig
+from resnext_jax.models.keys import Keys
 
 # torch.nn.Linear's own: uniform within 1 / sqrt(fan_in).
 LINEAR_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -45,7 +47,7 @@ class ResNet(nnx.Module):
         zero_init_residual: bool = False,
         bn_axis_name: str | None = None,
         conv_general_dilated: Callable[..., jax.Array] = ops.conv_general_dilated,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | Keys,
     ):
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
             if value < 1:
@@ -54,6 +56,7 @@ class ResNet(nnx.Module):
         self.config = config
         self.dtype = dtype
         self.in_channels = in_channels
+        self.preprocessing: Any = None  # how images are prepared for the weights, where these say it
 
         preactivation = config.block == "preactivation"
         size, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
@@ -127,7 +130,7 @@ class ResNet(nnx.Module):
         return self.fc(pooled).astype(jnp.float32)
 
 
-def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.Rngs | Keys) -> nnx.Linear:
     """A new classification layer, initialised as torch.nn.Linear; [N, features] -> [N, num_classes]."""
     return nnx.Linear(
         features,

@@ -20,8 +20,8 @@ def trainable_mask(params: Tree, frozen: Sequence[str]) -> Tree:
 
     Args:
         params: parameters, nested by attribute, as in {"layer1": {"0": {"conv1": {"kernel": ...}}}}.
-        frozen: prefixes of dotted names, cut at dots: "conv1", "layer1", "layer4.2", "layer4.2.bn3.scale";
-            "backbone" is everything but `fc`.
+        frozen: prefixes of dotted names, cut at dots: "conv1", "layer1", "layer4.2", "layer4.2.bn3.scale",
+            or several between commas, "conv1,bn1,layer1"; "backbone" is everything but `fc`.
 
     Returns:
         The same tree with True for what is trained and False for what is frozen.
@@ -30,7 +30,7 @@ def trainable_mask(params: Tree, frozen: Sequence[str]) -> Tree:
         ValueError: a prefix that names nothing, or nothing left to train.
     """
     paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for prefix in frozen:
+    for prefix in _prefixes(frozen):
         if not any(_is_frozen(path, [prefix]) for path in paths):
             raise ValueError(
                 f"freeze={prefix!r}: no parameter is called so; expected {BACKBONE!r} (all but fc) or the "
@@ -62,4 +62,11 @@ def _names(path: tuple[Any, ...]) -> list[str]:
 
 def _is_frozen(path: list[str], frozen: Sequence[str]) -> bool:
     name = ".".join(path) + "."
-    return any(path[0] != "fc" if prefix == BACKBONE else name.startswith(f"{prefix}.") for prefix in frozen)
+    return any(
+        path[0] != "fc" if prefix == BACKBONE else name.startswith(f"{prefix}.")
+        for prefix in _prefixes(frozen)
+    )
+
+
+def _prefixes(frozen: Sequence[str]) -> list[str]:
+    return [prefix for part in frozen for prefix in part.split(",")]

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from resnext_jax.models.blocks import ResNetConfig
+from resnext_jax.models.keys import Keys
 from resnext_jax.models.resnet import ResNet
 
 VARIANTS: dict[str, ResNetConfig] = {
@@ -27,6 +28,7 @@ VARIANTS: dict[str, ResNetConfig] = {
     "resnext101_32x32d": ResNetConfig("bottleneck", (3, 4, 23, 3), 32, 32),
     "resnext101_32x48d": ResNetConfig("bottleneck", (3, 4, 23, 3), 32, 48),
     # The CIFAR models of the ResNeXt paper, section 5.3: three stages at 32, 16 and 8 px.
+    "resnext29_8x16d": ResNetConfig("bottleneck", (3, 3, 3), 8, 16, stem="cifar"),  # a narrow one, for CPUs
     "resnext29_8x64d": ResNetConfig("bottleneck", (3, 3, 3), 8, 64, stem="cifar"),
     "resnext29_16x64d": ResNetConfig("bottleneck", (3, 3, 3), 16, 64, stem="cifar"),
     # The monkeypox experiment's model: strides as in the first ResNet paper, a bias in every convolution.
@@ -86,7 +88,7 @@ Options = tuple[tuple[str, Any], ...]
 
 
 def _abstract(config: ResNetConfig, options: Options) -> ResNet:
-    return nnx.eval_shape(lambda: ResNet(config, rngs=nnx.Rngs(0), **dict(options)))
+    return nnx.eval_shape(lambda: ResNet(config, rngs=Keys(0), **dict(options)))
 
 
 @lru_cache
@@ -98,4 +100,4 @@ def _graphdef(config: ResNetConfig, options: Options) -> nnx.GraphDef:
 # it runs once: optimising it takes 8 s for resnext14_32x4d on 2 CPU cores, against 2 s.
 @partial(jax.jit, static_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": 0})
 def _initial_state(key: jax.Array, config: ResNetConfig, options: Options) -> nnx.State:
-    return nnx.state(ResNet(config, rngs=nnx.Rngs(key), **dict(options)))
+    return nnx.state(ResNet(config, rngs=Keys(key), **dict(options)))

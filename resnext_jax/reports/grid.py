@@ -116,7 +116,9 @@ def draw_augmented(
     @jax.jit
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys, mix_keys = jax.random.split(key, (2, len(images)))
-        augmented, targets = augment(keys, images), jax.nn.one_hot(labels, len(classes))
+        # Crops of another size are shown in this one.
+        augmented = jax.image.resize(augment(keys, images), images.shape, "nearest")
+        targets = jax.nn.one_hot(labels, len(classes))
         return mix(mix_keys, augmented, targets) if mix else (augmented, targets)
 
     draws = [draw(key) for key in jax.random.split(jax.random.key(seed), COLUMNS - 1)]

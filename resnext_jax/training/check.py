@@ -38,11 +38,16 @@ def check(config: "TrainConfig") -> None:
                 f"{name}={getattr(config, name)!r} with {other}={getattr(config, other)!r}: it goes with "
                 f"{' or '.join(map(repr, values))}"
             )
+    if config.fold and config.val_fraction != _default(config, "val_fraction"):
+        raise ValueError(f"val_fraction={config.val_fraction} with fold={config.fold}: choose one")
     _check_schedule(config)
     _check_transfer(config)
     _check_loss(config)
-    if config.batch_size % config.accumulate:
-        raise ValueError(f"accumulate={config.accumulate}: it does not divide batch_size={config.batch_size}")
+    for name in ("accumulate", "repeats"):
+        if config.batch_size % getattr(config, name):
+            raise ValueError(
+                f"{name}={getattr(config, name)}: it does not divide batch_size={config.batch_size}"
+            )
     if config.nesterov and config.momentum == 0:
         raise ValueError("nesterov=True with momentum=0: Nesterov needs a momentum above 0")
     if config.resume and config.overwrite:
@@ -71,7 +76,10 @@ def _check_ranges(config: "TrainConfig") -> None:
     expect(lambda v: v >= 0, "0 or more", *natural)
     expect(lambda v: v > 0, "above 0", "save_minutes", "clip_grad_norm")
     positive = ("epochs", "batch_size", "accumulate", "image_size", "workers", "devices")
+    positive += ("train_limit", "val_limit", "repeats")
     expect(lambda v: v >= 1, "at least 1", *positive, "plateau_patience", "early_stop")
+    expect(lambda v: v >= config.image_size, f"at least image_size={config.image_size}", "resize_size")
+    expect(lambda v: 0 <= v[0] < v[1] and v[1] > 1, "a part, from 0, and how many there are, from 2", "fold")
     expect(lambda v: v < config.image_size, f"less than image_size={config.image_size}", "pad_crop")
     expect(lambda v: v < config.epochs, f"fewer than epochs={config.epochs}", "warmup_epochs")
     expect(lambda v: 0 <= v < config.lr, f"0 or more, and less than lr={config.lr}", "min_lr")
@@ -89,6 +97,8 @@ def _check_schedule(config: "TrainConfig") -> None:
 
 
 def _check_transfer(config: "TrainConfig") -> None:
+    if config.new_head and config.weights is None:
+        raise ValueError("new_head=True without weights: the head is new anyhow")
     if not config.freeze:
         return
     if config.weights is None:

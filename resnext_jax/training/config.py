@@ -34,10 +34,20 @@ class TrainConfig(AugmentConfig):
     group_by: str | None = None
     """Regular expression on file names: files whose first capture is equal (one patient, one photo) stay on
     one side of the split."""
+    fold: tuple[int, int] | None = None
+    """Cross-validation: `0 3` validates on the first of three equal parts of the images and trains on the
+    others; instead of val_fraction."""
+    train_limit: int | None = None
+    """Train on about this many images only, all classes in proportion, for trials and reduced runs."""
+    val_limit: int | None = None
+    """Validate on about this many images only."""
     skip_bad_images: bool = False
     """Go on without unreadable images, naming each; otherwise they stop the run before its first step."""
     image_size: int = 224
     """Side of the square image that the network sees, in pixels."""
+    resize_size: int | None = None
+    """Length of the shorter side before the centre crop (torchvision's weights: 256 or 232; default: the
+    image size)."""
     resize: Literal["crop", "stretch"] = "crop"
     """Shorter side to the size and centre crop, or the whole image squeezed into the square."""
     normalize: Literal["weights", "imagenet", "half"] = "weights"
@@ -52,11 +62,13 @@ class TrainConfig(AugmentConfig):
     model: str = "resnext50_32x4d"
     """A name of `resnext-jax models`."""
     weights: str | None = None
-    """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights, with a new
-    head; default: from scratch."""
+    """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights
+    (IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT: the best); default: from scratch."""
+    new_head: bool = False
+    """Leave the head of `weights` and train a new one: needed where theirs is of other classes in number."""
     freeze: tuple[str, ...] = ()
     """Parts of the given weights that stay as they are, batch statistics too: beginnings of parameter names
-    (conv1 bn1 layer1), or `backbone`: all but the head."""
+    (conv1,bn1,layer1), or `backbone`: all but the head."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters and batch statistics are float32 always."""
     zero_init_residual: bool = False
@@ -122,6 +134,10 @@ class TrainConfig(AugmentConfig):
     balanced_sampler: bool = False
     """Draw training images of all classes equally often: an epoch is as long, with some images of large
     classes left out and those of small ones repeated."""
+
+    repeats: int = 1
+    """Put each image of a batch in it this many times, augmented each time anew (Hoffer et al. 2020;
+    torchvision: 4): an epoch is as long, and sees as many times fewer of the images."""
 
     # The best epoch
     monitor: Monitor = "top1"

@@ -75,7 +75,12 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
 
 
 def _check_resumable(config: TrainConfig) -> None:
-    if different := config.differences(run.read_info(config.out).config):
+    saved = run.read_info(config.out).config
+    if not saved.data:
+        raise ValueError(
+            f"{config.out}: converted weights, not a run to go on with; start one with --weights {config.out}"
+        )
+    if different := config.differences(saved):
         raise ValueError(
             f"{config.out}: the run to resume has other settings ({'; '.join(different)}); leave them out, "
             "or start a new run"

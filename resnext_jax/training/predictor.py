@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnext_jax.data import Images, Preprocessing, load_images
+from resnext_jax.data import Preprocessing, Source, load_images
 from resnext_jax.data.files import ImageFiles
 from resnext_jax.models import ResNet, abstract_model
 from resnext_jax.training.checkpoint import Checkpoints, Which
@@ -22,7 +22,7 @@ from resnext_jax.training.metrics import mean_metrics
 from resnext_jax.training.parallel import DataParallel
 from resnext_jax.training.run import RunInfo
 from resnext_jax.training.runtime import enable_compilation_cache
-from resnext_jax.training.setup import read_dataset, read_images
+from resnext_jax.training.setup import choose_split, read_dataset, read_images
 from resnext_jax.training.state import merge_model, split_model
 from resnext_jax.training.step import Normalize
 
@@ -153,27 +153,38 @@ class Predictor:
             ValueError: no such split, or other classes than the model's.
             FileNotFoundError: the data are not there.
         """
-        info = replace(self.info, config=replace(self.config, **changes))
-        images = self._read_split(info, split, Console(quiet))
-        parallel = DataParallel(info.config.devices)
-        graphdef, params, batch_stats = split_model(self.model)
-        evaluate = Evaluator(graphdef, self.preprocessing, parallel)
-        batch_size = -(-info.config.batch_size // parallel.global_count) * parallel.global_count
-        model = parallel.replicate({"params": params, "batch_stats": batch_stats})
-        log_probabilities = evaluate(model, images, batch_size)
-        metrics = mean_metrics(log_probabilities, images.labels)
-        report = classification_report(log_probabilities, images.labels, self.classes, positive)
-        return {"images": len(images)} | metrics | report
-
-    def _read_split(self, info: RunInfo, split: str, console: Console) -> Images:
-        config = info.config
+        config = replace(self.config, **changes)
         dataset = read_dataset(config)
         if dataset.classes != self.classes:
             raise ValueError(
                 f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "
                 f"{', '.join(self.classes)}"
             )
-        return read_images(dataset.split(split), split, info, config.cache_gib, console)
+        source = choose_split(config, dataset, split)
+        return self.evaluate_source(source, split, positive=positive, quiet=quiet)
+
+    def evaluate_source(
+        self, source: Source, name: str, *, positive: str | None = None, quiet: bool = True
+    ) -> dict[str, Any]:
+        """Metrics on any images of the model's classes, as `evaluate` has them.
+
+        Args:
+            source: the images.
+            name: what they are, for the progress that is shown.
+            positive: of two classes, the one to be detected; None: the second.
+            quiet: show no progress.
+        """
+        config = self.config
+        images = read_images(source, name, self.info, config.cache_gib, Console(quiet))
+        parallel = DataParallel(config.devices)
+        graphdef, params, batch_stats = split_model(self.model)
+        evaluate = Evaluator(graphdef, self.preprocessing, parallel)
+        batch_size = -(-config.batch_size // parallel.global_count) * parallel.global_count
+        model = parallel.replicate({"params": params, "batch_stats": batch_stats})
+        log_probabilities = evaluate(model, images, batch_size)
+        metrics = mean_metrics(log_probabilities, images.labels)
+        report = classification_report(log_probabilities, images.labels, self.classes, positive)
+        return {"images": len(images)} | metrics | report
 
 
 def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:

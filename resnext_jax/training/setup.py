@@ -12,6 +12,7 @@ from resnext_jax.data import (
     Images,
     Preprocessing,
     Source,
+    limit,
     load_images,
     open_dataset,
     steps_per_epoch,
@@ -64,7 +65,15 @@ def read_dataset(config: TrainConfig) -> Dataset:
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
         group_by=config.group_by,
+        fold=config.fold,
     )
+
+
+def choose_split(config: TrainConfig, dataset: Dataset, name: str) -> Source:
+    """A split of a run's data, reduced to what the run takes of it."""
+    source = dataset.split(name)
+    count = {"train": config.train_limit, "val": config.val_limit}.get(name)
+    return source if count is None else limit(source, count, seed=config.split_seed)
 
 
 def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Setup:
@@ -79,7 +88,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     # A resumed run goes on as it began, also where the weights that it started from are gone.
     preprocess = read_info(config.out).preprocessing if config.resume else make_preprocessing(config)
     info = RunInfo(config, dataset.classes, preprocess)
-    train, val = dataset.split("train"), dataset.split("val")
+    train, val = choose_split(config, dataset, "train"), choose_split(config, dataset, "val")
     loss = Loss(
         len(info.classes),
         config.label_smoothing,
@@ -99,7 +108,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         config.model,
         num_classes=len(dataset.classes),
         weights=None if config.resume else config.weights,  # a checkpoint takes their place
-        head="new",
+        head="new" if config.new_head else "strict",
         dtype=jnp.dtype(config.dtype),
         zero_init_residual=config.zero_init_residual,
         bn_axis_name=AXIS if config.sync_bn else None,
@@ -170,7 +179,7 @@ def make_preprocessing(config: TrainConfig) -> Preprocessing:
 
     The geometry is the configuration's always: who fine-tunes chooses the size anew.
     """
-    geometry = Preprocessing(config.image_size, resize=config.resize)
+    geometry = Preprocessing(config.image_size, config.resize_size, resize=config.resize)
     if config.normalize == "half":
         return replace(geometry, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     weights = config.weights

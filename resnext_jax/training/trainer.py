@@ -60,6 +60,7 @@ class Trainer:
             seed=config.seed,
             start_step=self.step,
             balanced=config.balanced_sampler,
+            repeats=config.repeats,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             local_devices=self.parallel.local_count,

@@ -1,7 +1,8 @@
 """Weights: torch's names and layout, files, torchvision's published weights, models built with them."""
 
+from resnext_jax.weights.convert import convert, identify
 from resnext_jax.weights.create import create_model, download_weights, locate_weights, preprocessing
-from resnext_jax.weights.files import convert, read_weights, write_weights
+from resnext_jax.weights.files import read_weights, write_weights
 from resnext_jax.weights.named import NAMED_WEIGHTS, NamedWeights, named_weights
 from resnext_jax.weights.runs import read_run
 from resnext_jax.weights.state_dict import load_torch_state_dict, looks_like, to_torch_state_dict
@@ -12,6 +13,7 @@ __all__ = [
     "convert",
     "create_model",
     "download_weights",
+    "identify",
     "load_torch_state_dict",
     "locate_weights",
     "looks_like",

@@ -43,7 +43,8 @@ def create_model(
         options: further arguments of `ResNet`.
 
     Returns:
-        The model, in training form: call `model.eval()` before predicting.
+        The model, in training form: call `model.eval()` before predicting. Its `preprocessing` says how
+        images are prepared for its weights, where these have a name or are a run's.
 
     Raises:
         ValueError: unknown names, weights that do not fit, a damaged file.
@@ -61,6 +62,8 @@ def create_model(
         num_classes = head_size(state_dict)
     model = abstract_model(name, num_classes=num_classes, **options)
     load_torch_state_dict(model, state_dict, head=head)
+    if is_name(str(weights)) or Path(weights).is_dir():
+        model.preprocessing = preprocessing(weights, name)
     if head == "new":
         model.fc = linear_head(model.fc.in_features, num_classes, dtype=dtype, rngs=rngs)
     return model
@@ -113,7 +116,9 @@ def preprocessing(weights: str | Path, model: str | None = None) -> Preprocessin
         FileNotFoundError: no such run.
     """
     if is_name(str(weights)):
-        return named_weights(str(weights), model or "").preprocessing
+        if model is None:
+            raise ValueError(f"weights={weights!r}: name the model whose weights they are")
+        return named_weights(str(weights), model).preprocessing
     if Path(weights).is_file():
         raise ValueError(
             f"{weights}: a file of weights does not say how images are prepared; use Preprocessing(...)"

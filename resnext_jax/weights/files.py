@@ -11,16 +11,8 @@ from typing import Any
 import safetensors
 import safetensors.numpy
 
-from resnext_jax.models import abstract_model
 from resnext_jax.weights.runs import read_run
-from resnext_jax.weights.state_dict import (
-    StateDict,
-    clean_state_dict,
-    from_trees,
-    load_torch_state_dict,
-    looks_like,
-    to_torch_state_dict,
-)
+from resnext_jax.weights.state_dict import StateDict, clean_state_dict, from_trees
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 SAFETENSORS = ".safetensors"
@@ -83,33 +75,7 @@ def write_weights(path: Path, state_dict: StateDict) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{path}: not written: {error.strerror}") from None
-
-
-def convert(source: Path, destination: Path, *, model: str | None = None) -> str:
-    """Convert weights from one kind of file to another, checking every name and shape on the way.
-
-    Args:
-        source: a file or a run directory, as `read_weights` takes.
-        destination: a file, as `write_weights` takes.
-        model: name of the variant; None: the run's, or the one that names and shapes fit.
-
-    Returns:
-        Name of the variant.
-
-    Raises:
-        FileNotFoundError: no source.
-        ValueError: a kind of file that is not known, weights of another variant, or of several.
-    """
-    state_dict = read_weights(source)
-    if model is None:
-        model = (
-            read_run(source)[1]["config"]["model"] if source.is_dir() else _only_variant(source, state_dict)
-        )
-    shell = abstract_model(model, num_classes=head_size(state_dict), in_channels=input_channels(state_dict))
-    load_torch_state_dict(shell, state_dict)
-    write_weights(destination, to_torch_state_dict(shell))
-    return model
+        raise OSError(f"{path}: not written: {error.strerror}") from None
 
 
 def head_size(state_dict: StateDict) -> int:
@@ -120,7 +86,8 @@ def head_size(state_dict: StateDict) -> int:
     """
     if "fc.weight" not in state_dict:
         raise ValueError(
-            "the weights have no head (fc.weight): give num_classes, and head='new' (--new-head)"
+            "the weights have no head (fc.weight); to train one on them, give num_classes=N and head='new' "
+            "(train --new-head)"
         )
     return len(state_dict["fc.weight"])
 
@@ -129,14 +96,6 @@ def input_channels(state_dict: StateDict) -> int:
     """Channels of the images that a state dict is for; 3 where its first convolution is not to be found."""
     kernel = state_dict.get("conv1.weight")
     return 3 if kernel is None or kernel.ndim != 4 else kernel.shape[1]
-
-
-def _only_variant(source: Path, state_dict: StateDict) -> str:
-    names = looks_like(state_dict)
-    if len(names) != 1:
-        found = f"fits {', '.join(names)}" if names else "fits no known variant"
-        raise ValueError(f"{source}: {found}; name one with --model")
-    return names[0]
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:

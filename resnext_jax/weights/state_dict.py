@@ -42,8 +42,8 @@ def load_torch_state_dict(model: ResNet, state_dict: Mapping[str, Any], *, head:
         head: "strict" fills `fc` too; "new" leaves the model's own, whatever the state dict has there.
 
     Raises:
-        ValueError: names or shapes differ; the message lists all differences and says which variant the
-            state dict looks like.
+        ValueError: names or shapes differ; the message counts all differences, names the first of each kind
+            and says which variant the state dict looks like.
     """
     if head not in ("strict", "new"):
         raise ValueError(f"head={head!r}: expected 'strict' or 'new'")

@@ -23,6 +23,9 @@ class AugmentConfig:
     random_resized_crop: tuple[float, float] | None = None
     """Cut out a part of each training image, its share of the area drawn from this range and its aspect from
     3/4 to 4/3, and stretch it to the whole size (ImageNet: 0.08 1; torchvision's RandomResizedCrop)."""
+    crop_size: int | None = None
+    """Side of what random_resized_crop makes, in pixels, where training is to see other sizes than validation
+    (Touvron et al. 2019; torchvision: 176 of 224)."""
     rotate: float = 0.0
     """Turn training images by up to this many degrees either way (Keras' rotation_range)."""
     shift: float = 0.0
@@ -68,6 +71,13 @@ class AugmentConfig:
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number from 0 to {limit}")
+        if self.crop_size is not None:
+            if self.crop_size < 1:
+                raise ValueError(f"crop_size={self.crop_size}: expected at least 1")
+            if self.random_resized_crop is None:
+                raise ValueError(
+                    f"crop_size={self.crop_size} without random_resized_crop: it is that crop's size"
+                )
         if self.pad_crop < 0:
             raise ValueError(f"pad_crop={self.pad_crop}: expected 0 or more pixels")
         if self.random_resized_crop:

@@ -21,7 +21,8 @@ def make_augment(config: AugmentConfig) -> Augment:
         config: what is asked for, or anything with its fields.
 
     Returns:
-        A function `(keys [N], images uint8 [N, H, W, 3]) -> images` of the same shape and type.
+        A function `(keys [N], images uint8 [N, H, W, 3]) -> images` of the same type, and of the same shape
+        unless there is a `crop_size`.
     """
     stages = list(_stages(config))
 
@@ -60,7 +61,7 @@ def _warp(key: jax.Array, image: jax.Array, config: AugmentConfig) -> jax.Array:
     if config.random_resized_crop:
         box = warp.sample_crop(crop, height, width, config.random_resized_crop)
         matrix = warp.compose(warp.crop_matrix(box, height, width), matrix)
-    return warp.warp(image, matrix, config.fill)
+    return warp.warp(image, matrix, config.fill, config.crop_size)
 
 
 def _auto(key: jax.Array, image: jax.Array, config: AugmentConfig) -> jax.Array:

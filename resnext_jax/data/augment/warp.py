@@ -95,7 +95,7 @@ def compose(*matrices: jax.Array) -> jax.Array:
     return total
 
 
-def warp(image: jax.Array, matrix: jax.Array, fill: Fill) -> jax.Array:
+def warp(image: jax.Array, matrix: jax.Array, fill: Fill, size: int | None = None) -> jax.Array:
     """Resample an image bilinearly through a warp.
 
     Args:
@@ -103,13 +103,15 @@ def warp(image: jax.Array, matrix: jax.Array, fill: Fill) -> jax.Array:
         matrix: float32 [3, 3], from output to input.
         fill: what lies outside the input: `nearest` the border pixel, `reflect` the mirror image with the
             border pixel twice (scipy's names for both), `constant` black, cut off sharply as by Pillow.
+        size: side of the output, to which the warped image is stretched; None: as the input.
 
     Returns:
-        uint8 [H, W, C].
+        uint8 [H, W, C], or [size, size, C].
     """
     height, width, channels = image.shape
-    x = jnp.arange(width) + 0.5 - width / 2
-    y = (jnp.arange(height) + 0.5 - height / 2)[:, None]
+    down, along = (height, width) if size is None else (size, size)
+    x = (jnp.arange(along) + 0.5 - along / 2) * (width / along)
+    y = ((jnp.arange(down) + 0.5 - down / 2) * (height / down))[:, None]
     column = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] + width / 2 - 0.5
     row = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] + height / 2 - 0.5
     left, top = jnp.floor(column), jnp.floor(row)

@@ -1,0 +1,42 @@
+"""A shallower ResNeXt with Keras' norms on the monkeypox skin lesions, by plain SGD.
+
+    python experiments/monkeypox_resnext50_sgd.py --data MONKEYPOX
+    python experiments/monkeypox_resnext50_sgd.py --smoke
+
+MONKEYPOX is a folder with the class folders Monkeypox and Others, or tfds:monkeypox/augmented.
+Reproduces: 2, 3, 5 and 2 blocks in the stages, BatchNorm epsilon 1.001e-5 (19,051,304 parameters at 1000
+classes), 224 px, SGD at 1e-4 without momentum, batch 32, 20 epochs, a random fifth of the images to test on;
+then one image is predicted.
+Reported: no figure.
+Ours: see experiments/README.md; the full size needs a GPU.
+"""
+
+from pathlib import Path
+
+from experiment import run, save_images, train_and_evaluate
+
+import resnext_jax as rj
+from resnext_jax.reports import tables
+
+CONFIG = rj.TrainConfig(
+    data="monkeypox",
+    resize="stretch",
+    model="resnext38_32x4d",
+    optimizer="sgd",
+    momentum=0.0,
+    lr=1e-4,
+    batch_size=32,
+    epochs=20,
+    out=Path("checkpoints/monkeypox_resnext50_sgd"),
+)
+
+
+def main(config: rj.TrainConfig) -> None:
+    """Train, evaluate, and predict one image."""
+    predictor, _ = train_and_evaluate(config)
+    image = save_images(config, "val", count=1)
+    tables.print_predictions(predictor.predict([image]), top_k=2)
+
+
+if __name__ == "__main__":
+    run(__doc__, CONFIG, main)

@@ -1,0 +1,175 @@
+"""Weights from the command line: `convert` in every direction, `train --weights`, and what is refused."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import error_of, run
+
+from resnext_jax import create_model, load_run
+from resnext_jax.data import Preprocessing
+from resnext_jax.models import abstract_model
+from resnext_jax.weights import named, read_weights, write_weights
+from resnext_jax.weights.state_dict import torch_shapes
+
+Arrays = dict[str, np.ndarray]
+
+
+def random_arrays(name: str, **options: int) -> Arrays:
+    rng = np.random.default_rng(0)
+    shapes = torch_shapes(abstract_model(name, **options))
+    # Positive, as variances are.
+    return {key: rng.uniform(0.01, 0.1, shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+@pytest.fixture
+def arrays(tiny) -> Arrays:
+    return random_arrays(tiny, num_classes=2)
+
+
+@pytest.fixture
+def file(arrays, tmp_path) -> Path:
+    write_weights(path := tmp_path / "w.safetensors", arrays)
+    return path
+
+
+def flags(folder: Path, model: str, out: Path, *more: object) -> list[object]:
+    size = ("--image-size", 16, "--batch-size", 4, "--epochs", 1, "--lr", 0.001, "--devices", 1)
+    return ["train", "--data", folder, "--model", model, *size, "--out", out, *more]
+
+
+def test_convert_in_every_direction(tiny, file, tmp_path, capsys):
+    """Through each pair of kinds, and back to the first file's very bytes."""
+    pytest.importorskip("torch")
+    places = [
+        file,
+        *(tmp_path / name for name in ("a", "b", "c.pth", "d.pth", "e", "f.safetensors", "g.pth")),
+    ]
+    places += [tmp_path / "h.safetensors", tmp_path / "i.safetensors"]
+    for source, destination in pairwise(places):
+        run("convert", source, destination, "--model", tiny)
+        assert tiny in capsys.readouterr().out
+    assert places[-1].read_bytes() == file.read_bytes()
+    assert (tmp_path / "c.pth").read_bytes() == (tmp_path / "g.pth").read_bytes()
+
+
+def test_a_converted_run_predicts(tiny, file, image_folder, tmp_path, capsys):
+    (names := tmp_path / "classes.txt").write_text("right\nleft\n\n")
+    out = tmp_path / "run"
+    run("convert", file, out, "--model", tiny, "--classes", names, "--image-size", 16)
+    assert f"{out}: tiny for 2 classes of images of 16 px" in capsys.readouterr().out
+    image = image_folder / "left" / "P00_0.jpg"
+    run("predict", out, image)
+    shown = capsys.readouterr().out
+    predictions = load_run(out).predict([image])
+    assert predictions.classes == ("right", "left")
+    assert predictions.top()[0][0][0] in shown
+    model, prepare = create_model(tiny, num_classes=2, weights=out), Preprocessing(16)
+    assert model.preprocessing == prepare
+    model.eval()
+    pixels = (prepare(np.asarray(Image.open(image))) / 255 - prepare.mean) / prepare.std
+    expected = jax.nn.softmax(model(jnp.asarray(pixels[None], jnp.float32)))
+    np.testing.assert_allclose(predictions.probabilities, expected, rtol=1e-5)
+
+    # Evaluation and resuming need what weights do not tell.
+    assert "no data set is named: give --data" in error_of(capsys, "evaluate", out)
+    assert "its classes are left, right" in error_of(capsys, "evaluate", out, "--data", image_folder)
+    assert "start one with --weights" in error_of(capsys, "train", "--resume", "--out", out)
+    # Another conversion keeps what this one was told.
+    run("convert", out, tmp_path / "again")
+    assert load_run(tmp_path / "again").classes == ("right", "left")
+    assert load_run(tmp_path / "again").preprocessing == prepare
+
+
+def test_conversions_that_are_refused(tiny, file, tmp_path, capsys):
+    to_run = ("convert", file, tmp_path / "run", "--model", tiny)
+    (names := tmp_path / "classes.txt").write_text("a\nb\nb\n")
+    assert "3 names of classes, 2 of them different; the weights tell 2 classes apart" in error_of(
+        capsys, *to_run, "--classes", names
+    )
+    assert "gone.txt" in error_of(capsys, *to_run, "--classes", tmp_path / "gone.txt")
+    assert "image-size is -1" in error_of(capsys, *to_run, "--image-size", -1)
+    assert "exists already" in error_of(capsys, "convert", file, tmp_path, "--model", tiny)
+    assert "go with a run directory" in error_of(
+        capsys, "convert", file, tmp_path / "v.safetensors", "--classes", names
+    )
+    assert "IMAGENET1K_V2: name the model whose weights they are with --model" in error_of(
+        capsys, "convert", "IMAGENET1K_V2", tmp_path / "run"
+    )
+    write_weights(grey := tmp_path / "grey.safetensors", random_arrays(tiny, num_classes=2, in_channels=1))
+    assert "for images of 1 channels; a run reads RGB images" in error_of(
+        capsys, "convert", grey, tmp_path / "run", "--model", tiny
+    )
+    backbone = {name: array for name, array in read_weights(file).items() if not name.startswith("fc.")}
+    write_weights(headless := tmp_path / "backbone.safetensors", backbone)
+    assert "the weights have no head (fc.weight)" in error_of(
+        capsys, "convert", headless, tmp_path / "run", "--model", tiny
+    )
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "v.safetensors").exists()
+
+
+def test_what_reading_changes_is_said(tiny, arrays, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    half = {f"module.{name}": torch.tensor(array).half() for name, array in arrays.items()}
+    half["module.fc.bias"][0] = float("nan")
+    torch.save({"state_dict": half, "epoch": 3}, tmp_path / "w.pth")
+    run("convert", tmp_path / "w.pth", tmp_path / "v.safetensors", "--model", tiny)
+    assert capsys.readouterr().err.splitlines() == [
+        "state dict: taken from under the key 'state_dict'",
+        "state dict: removed DataParallel's prefix 'module.' from every name",
+        f"state dict: {len(arrays)} arrays cast from float16 to float32",
+        "not finite (NaN or infinity): fc.bias",
+    ]
+
+
+def test_train_replaces_the_head_only_when_asked(tiny, arrays, image_folder, tmp_path, capsys):
+    other = random_arrays(tiny, num_classes=7)
+    write_weights(seven := tmp_path / "seven.safetensors", other)
+    write_weights(two := tmp_path / "two.safetensors", arrays)
+    train = flags(image_folder, tiny, tmp_path / "new")
+    error = error_of(capsys, *train, "--weights", seven)
+    assert "fc.weight expected [2, 256], found [7, 256]; the number of classes differs; --new-head" in error
+    assert "new_head=True without weights" in error_of(capsys, *train, "--new-head")
+    assert not (tmp_path / "new").exists()
+
+    run(*train, "--weights", seven, "--new-head", "--freeze", "backbone")
+    trained = read_weights(tmp_path / "new")
+    assert trained["fc.weight"].shape == (2, 256)
+    np.testing.assert_array_equal(trained["conv1.weight"], other["conv1.weight"])
+    # The number of classes alone does not make the head another one.
+    run(*flags(image_folder, tiny, tmp_path / "kept", "--weights", two, "--freeze", "fc,layer1"))
+    kept = read_weights(tmp_path / "kept")
+    np.testing.assert_array_equal(kept["fc.weight"], arrays["fc.weight"])
+    np.testing.assert_array_equal(kept["layer1.0.bn1.running_mean"], arrays["layer1.0.bn1.running_mean"])
+    assert not np.array_equal(kept["conv1.weight"], arrays["conv1.weight"])
+
+
+def test_weights_that_cannot_be_had_are_one_line(tiny, image_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RESNEXT_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(named, "BASE_URL", "http://127.0.0.1:9/")
+    train = flags(image_folder, "resnet18", tmp_path / "new", "--weights")
+    assert "cannot download http://127.0.0.1:9/resnet18-f37072fd.pth: Connection refused; or put" in error_of(
+        capsys, *train, "DEFAULT", "--new-head"
+    )
+    assert "resnet18 has no weights of that name" in error_of(capsys, *train, "IMAGENET1K_V2", "--new-head")
+    assert "no such file or directory" in error_of(capsys, *train, tmp_path / "gone.pth")
+    assert "no run directory" in error_of(capsys, *train, image_folder)
+    assert not (tmp_path / "new").exists()
+
+
+def test_summary_counts_what_is_frozen(capsys):
+    totals = []
+    for freeze in ((), ("--freeze", "conv1,bn1,layer1"), ("--freeze", "backbone")):
+        run("summary", "resnet18", *freeze)
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" total"))
+        totals.append([int(number.replace(",", "")) for number in line.split()[1:3]])
+    # 11,689,512 parameters (torchvision's), 9,600 statistics; the stem and layer1 have 9,536 + 147,968.
+    assert totals == [[11_689_512, 9_600], [11_532_008, 167_104], [513_000, 11_186_112]]
+    assert "freeze='layer9': no parameter is called so" in error_of(
+        capsys, "summary", "resnet18", "--freeze", "conv1,layer9"
+    )
