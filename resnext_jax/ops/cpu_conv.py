@@ -18,10 +18,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from resnext_jax.ops import conv_primitives as native
 from resnext_jax.ops.conv_primitives import ConvSpec
+from resnext_jax.ops.native import is_usable, lanes, lower
 
 # The fastest of 4 to 128 for all three operators of all grouped layers of ResNeXt-50 32x4d: narrower blocks
 # starve the vector units, wider ones multiply more zeros.
@@ -155,9 +157,44 @@ def _map(function: Callable[..., jax.Array], *sequences: Sequence[jax.Array] | j
     return [function(*items) for items in zip(*sequences, strict=True)]
 
 
-for _primitive, _lowering in (
-    (native.conv_p, conv),
-    (native.input_grad_p, input_grad),
-    (native.kernel_grad_p, kernel_grad),
-):
-    mlir.register_lowering(_primitive, mlir.lower_fun(_lowering, multiple_results=False), platform="cpu")
+def _has_kernel(spec: ConvSpec, group_width: int) -> bool:
+    """Whether a kernel computes a result whose groups have `group_width` channels."""
+    _, _, group_inputs, outputs = spec.kernel_shape
+    if _is_pointwise(spec):
+        return False
+    if group_width % lanes() == 0:
+        return True
+    is_square = group_inputs == outputs // spec.groups == group_width
+    return is_square and lanes() % group_width == 0 and outputs % lanes() == 0
+
+
+def _register(primitive: Primitive, lowering: Callable[..., jax.Array], kernel: str, group_width) -> None:
+    by_xla = mlir.lower_fun(lowering, multiple_results=False)
+
+    def lower_for_cpu(context, a, b, *, spec: ConvSpec):
+        if (
+            context.avals_out[0].dtype == jnp.float32
+            and is_usable(context)
+            and _has_kernel(spec, group_width(spec))
+        ):
+            return lower(context, kernel, a, b, spec=_numbers(spec))
+        return by_xla(context, a, b, spec=spec)
+
+    mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+
+
+def _numbers(spec: ConvSpec) -> list[int]:
+    """As `kernels/grouped_conv.h` reads it."""
+    (top, _), (left, _) = spec.padding
+    shapes = (*spec.input_shape, *spec.kernel_shape, *spec.output_shape)
+    return [*shapes, *spec.strides, top, left, *spec.dilation, spec.groups]
+
+
+_register(native.conv_p, conv, "grouped_conv_forward", lambda spec: spec.kernel_shape[3] // spec.groups)
+_register(native.input_grad_p, input_grad, "grouped_conv_input_grad", lambda spec: spec.kernel_shape[2])
+_register(
+    native.kernel_grad_p,
+    kernel_grad,
+    "grouped_conv_kernel_grad",
+    lambda spec: spec.kernel_shape[3] // spec.groups,
+)

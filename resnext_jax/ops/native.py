@@ -25,7 +25,7 @@ from jax.interpreters import mlir
 from resnext_jax.cache import cache_directory
 
 SOURCES = Path(__file__).with_name("kernels")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-shared", "-fPIC", "-w")
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,9 @@ def _library() -> tuple[ctypes.CDLL, str] | None:
         return None
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
-        logger.warning("no C++ compiler (%s): convolutions on CPU go without kernels, and slower", compiler[0])
+        logger.warning(
+            "no C++ compiler (%s): convolutions on CPU go without kernels, and slower", compiler[0]
+        )
         return None
     version = _version(compiler)
     file = cache_directory("kernels") / f"{version}.so"

@@ -1,10 +1,11 @@
 // Grouped convolution and its two gradients, direct, channels last: x [N, H, W, C], w [kh, kw, C / groups, O].
 //
-// The work is cut into panels of up to two vectors of result channels. For each panel and a few rows of an image,
-// the source pixels that the windows meet are copied to a slab, small enough for the cache, with its padding.
+// The work is cut into panels of up to two vectors of result channels. For some panels and a few rows of an image,
+// the source pixels that the windows meet are copied to a slab, small enough for the cache, with their padding.
 // - Groups narrower than a vector: a vector holds several groups. The i-th channel of each group is spread over
 //   its group's lanes by a shuffle, so that no multiplication is wasted.
-// - Wider groups: each source channel is broadcast over the panel's lanes.
+// - Wider groups: each source channel is broadcast over the panel's lanes; many source channels are taken in turns,
+//   a slab of some at a time.
 #ifndef RESNEXT_JAX_GROUPED_CONV_H_
 #define RESNEXT_JAX_GROUPED_CONV_H_
 
@@ -12,9 +13,12 @@
 
 namespace grouped_conv {
 
-constexpr int64_t kItemChannels = 32;        // channels of a work item: whole cache lines of each pixel
-constexpr int64_t kSlabFloats = 24 * 1024;   // of a work item, for the level 2 cache
-constexpr int kRegisters = kLanes == 16 ? 24 : 12;  // accumulators
+constexpr int kRegisters = kLanes == 16 ? 24 : 12;   // accumulators
+constexpr int64_t kSlabFloats = 24 * 1024;           // of a work item, for the level 2 cache
+constexpr int64_t kWeightFloats = 5 * 1024;          // of a panel at a time, for the level 1 cache
+constexpr int64_t kKernelGradFloats = 48 * 1024;     // of a work item of the kernel's gradient
+constexpr int64_t kKernelGradDepth = 48;             // source channels at a time, of one group
+constexpr int64_t kPart = 32, kKernelGradPart = 128; // result channels of a work item, where its groups have as many
 
 struct Image {
   int64_t n, h, w, c;
@@ -104,9 +108,9 @@ inline std::vector<Panel> Panels(int64_t groups, int64_t depth, int64_t width) {
   return panels;
 }
 
-// Neighbouring panels that are worked on together: those of about kItemChannels.
-inline int64_t PanelsTogether(const std::vector<Panel>& panels) {
-  return std::max<int64_t>(1, kItemChannels / (panels[0].vectors * kLanes));
+// Neighbouring panels that a work item does: those of about `channels`, of one group where that is wide enough.
+inline int64_t PanelsTogether(const std::vector<Panel>& panels, int64_t channels, int64_t width) {
+  return std::max<int64_t>(1, std::min(channels, std::max(width, kPart)) / (panels[0].vectors * kLanes));
 }
 
 // Lane l of the result is lane l / Group * Group + I of v.
@@ -124,63 +128,91 @@ Vec Spread(Vec v) {
   return Spread<Group, I>(v, std::make_index_sequence<kLanes>());
 }
 
-// sum[p] += (channel I of each group of pixels[p]) * weights[I], for I in [0, Group).
+// sum[p] += (channel I of each group of pixel p) * weights[I], for I in [0, Group).
 template <int Group, int P, size_t... I>
-void AddGroups(Vec (&sum)[P][1], const float* pixels, int64_t step, const float* weights, std::index_sequence<I...>) {
+void AddGroups(Vec (&sum)[P][1], const float* const (&pixels)[P], int64_t offset, const float* weights,
+               std::index_sequence<I...>) {
   for (int p = 0; p < P; ++p) {
-    const Vec pixel = Load(pixels + p * step);
+    const Vec pixel = Load(pixels[p] + offset);
     ((sum[p][0] += Spread<Group, I>(pixel) * Load(weights + I * kLanes)), ...);
   }
 }
 
+// A result pixel: where its window begins in the slab, in pixels, and where it goes.
+struct Pixel {
+  int64_t window, result;
+};
+
+// Channels under a tap of the window: where they lie in the slab, from the window's beginning, and their weights.
 struct TapOffset {
-  int64_t source, weights;
+  int64_t source, weights, depth;
+};
+
+// Adds a tap to a list, as a part of the last one where it follows on it.
+inline void AddTap(const TapOffset& tap, int64_t lanes, std::vector<TapOffset>& taps) {
+  if (!taps.empty() && taps.back().source + taps.back().depth == tap.source &&
+      taps.back().weights + taps.back().depth * lanes == tap.weights)
+    taps.back().depth += tap.depth;
+  else
+    taps.push_back(tap);
+}
+
+// What the tiles of a panel have in common.
+struct Tiles {
+  const float* slab;
+  int64_t channels;  // of a pixel in the slab
+  const std::vector<TapOffset>& taps;
+  const float* weights;
+  float* result;
+  bool add;  // to the result, or set it
 };
 
 // P result pixels of one panel. Group is the width of groups narrower than a vector, else 0.
 template <int Group, int Vectors, int P>
-void Tile(const float* source, int64_t step, const std::vector<TapOffset>& taps, const float* weights, int64_t depth,
-          float* result, int64_t result_step) {
+void Tile(const Tiles& tiles, const Pixel* pixels) {
   Vec sum[P][Vectors] = {};
-  for (const TapOffset& tap : taps) {
-    const float* pixels = source + tap.source;
-    const float* w = weights + tap.weights;
+  const float* windows[P];
+  for (int p = 0; p < P; ++p) windows[p] = tiles.slab + pixels[p].window * tiles.channels;
+  if (tiles.add)
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < Vectors; ++v) sum[p][v] = Load(tiles.result + pixels[p].result + v * kLanes);
+  for (const TapOffset& tap : tiles.taps) {
+    const float* w = tiles.weights + tap.weights;
     if constexpr (Group > 0) {
-      AddGroups<Group, P>(sum, pixels, step, w, std::make_index_sequence<Group>());
+      AddGroups<Group, P>(sum, windows, tap.source, w, std::make_index_sequence<Group>());
     } else {
-      for (int64_t i = 0; i < depth; ++i, w += Vectors * kLanes) {
+      for (int64_t i = tap.source; i < tap.source + tap.depth; ++i, w += Vectors * kLanes) {
         Vec row[Vectors];
         for (int v = 0; v < Vectors; ++v) row[v] = Load(w + v * kLanes);
         for (int p = 0; p < P; ++p) {
-          const Vec value = Fill(pixels[p * step + i]);
+          const Vec value = Fill(windows[p][i]);
           for (int v = 0; v < Vectors; ++v) sum[p][v] += value * row[v];
         }
       }
     }
   }
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < Vectors; ++v) Store(result + p * result_step + v * kLanes, sum[p][v]);
+    for (int v = 0; v < Vectors; ++v) Store(tiles.result + pixels[p].result + v * kLanes, sum[p][v]);
 }
 
 template <int Group, int Vectors, int P>
-void TileOf(int count, const float* source, int64_t step, const std::vector<TapOffset>& taps, const float* weights,
-            int64_t depth, float* result, int64_t result_step) {
+void TileOf(int64_t count, const Tiles& tiles, const Pixel* pixels) {
   if (count == P) {
-    Tile<Group, Vectors, P>(source, step, taps, weights, depth, result, result_step);
+    Tile<Group, Vectors, P>(tiles, pixels);
   } else if constexpr (P > 1) {
-    TileOf<Group, Vectors, P - 1>(count, source, step, taps, weights, depth, result, result_step);
+    TileOf<Group, Vectors, P - 1>(count, tiles, pixels);
   }
 }
 
-// A row of result pixels, in tiles of nearly equal size.
+// All pixels, in tiles of nearly equal size.
 template <int Group, int Vectors>
-void Row(int64_t count, const float* source, int64_t step, const std::vector<TapOffset>& taps, const float* weights,
-         int64_t depth, float* result, int64_t result_step) {
+void AllTiles(const Tiles& tiles, const std::vector<Pixel>& pixels) {
   constexpr int kMost = kRegisters / Vectors < 8 ? kRegisters / Vectors : 8;
-  for (int64_t tiles = (count + kMost - 1) / kMost; tiles > 0; --tiles) {
-    const int64_t p = (count + tiles - 1) / tiles;
-    TileOf<Group, Vectors, kMost>(p, source, step, taps, weights, depth, result, result_step);
-    count -= p, source += p * step, result += p * result_step;
+  const Pixel *next = pixels.data(), *end = next + pixels.size();
+  for (int64_t left = (end - next + kMost - 1) / kMost; left > 0; --left) {
+    const int64_t count = (end - next + left - 1) / left;
+    TileOf<Group, Vectors, kMost>(count, tiles, next);
+    next += count;
   }
 }
 
@@ -220,8 +252,13 @@ inline int64_t RowsTogether(int64_t rows, int64_t row_floats, int64_t items, int
   return std::clamp<int64_t>(std::min(fitting, (rows + chunks - 1) / chunks), 1, rows);
 }
 
+// Images that a work item does, under the same conditions.
+inline int64_t ImagesTogether(int64_t images, int64_t image_floats, int64_t items, int64_t threads) {
+  return std::clamp<int64_t>(std::min(kSlabFloats / image_floats, images * items / (4 * threads)), 1, images);
+}
+
 // y from x (transposed = false), or dx from dy (true).
-inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, const float* source,
+inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, const float* original,
                       const float* kernel, float* result) {
   const Image& from = transposed ? conv.y : conv.x;
   const Image& to = transposed ? conv.x : conv.y;
@@ -233,31 +270,41 @@ inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, 
 
   // Weights of each panel, [taps, depth of a group, lanes].
   const int64_t panel_size = conv.taps() * depth * panels[0].vectors * kLanes;
-  std::vector<float> packed(panels.size() * panel_size);
+  const std::unique_ptr<float[]> packed(new float[panels.size() * panel_size]);
   ParallelFor(pool, panels.size(), [&](int64_t p) {
-    float* out = packed.data() + p * panel_size;
-    for (int64_t k = 0; k < conv.taps(); ++k)
-      for (int64_t i = 0; i < depth; ++i)
-        for (int64_t lane = 0; lane < panels[p].vectors * kLanes; ++lane) {
-          const int64_t group = (panels[p].channel + lane) / width, own = (panels[p].channel + lane) % width;
-          const int64_t input = transposed ? own : i, output = group * conv.outputs() + (transposed ? i : own);
-          *out++ = kernel[(k * conv.inputs() + input) * conv.y.c + output];
-        }
+    const int64_t lanes = panels[p].vectors * kLanes, channel = panels[p].channel;
+    for (int64_t k = 0; k < conv.taps(); ++k) {
+      const float* tap = kernel + k * conv.inputs() * conv.y.c;
+      float* out = packed.get() + p * panel_size + k * depth * lanes;
+      if (!transposed) {
+        for (int64_t i = 0; i < depth; ++i)
+          std::memcpy(out + i * lanes, tap + i * conv.y.c + channel, sizeof(float) * lanes);
+        continue;
+      }
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const int64_t group = (channel + lane) / width, own = (channel + lane) % width;
+        const float* from = tap + own * conv.y.c + group * depth;
+        for (int64_t i = 0; i < depth; ++i) out[i * lanes + lane] = from[i];
+      }
+    }
   });
 
   int64_t left, right, top, bottom;
   columns.Extent(&left, &right);
   rows.Extent(&top, &bottom);
-  const int64_t together = PanelsTogether(panels);
+  const int64_t together = PanelsTogether(panels, kPart, width);
   const int64_t parts = (panels.size() + together - 1) / together;
-  const int64_t channels_most = panels[std::min<int64_t>(together, panels.size()) - 1].source + panels[0].depth;
-  const int64_t slab_row = (right - left) * channels_most * rows.in_step;
+  const int64_t depth_most = std::max<int64_t>(8, kWeightFloats / (conv.taps() * panels[0].vectors * kLanes));
+  const int64_t slab_row = (right - left) * std::max(kPart, std::min(depth, depth_most)) * rows.in_step;
   const int64_t rows_each = RowsTogether(to.h, slab_row, parts * to.n, pool.num_threads());
   const int64_t chunks = (to.h + rows_each - 1) / rows_each;
+  const int64_t images_most = ImagesTogether(to.n, slab_row * to.h, parts, pool.num_threads());
+  const int64_t batches = (to.n + images_most - 1) / images_most;
 
   WithGroup(width, [&](auto group) {
-    ParallelFor(pool, parts * to.n * chunks, [&](int64_t item) {
-      const int64_t chunk = item % chunks, n = item / chunks % to.n, part = item / chunks / to.n;
+    ParallelFor(pool, parts * batches * chunks, [&](int64_t item) {
+      const int64_t chunk = item % chunks, batch = item / chunks % batches, part = item / chunks / batches;
+      const int64_t n0 = batch * images_most, images = std::min(images_most, to.n - n0);
       const auto begin = panels.begin() + part * together;
       const auto end = panels.begin() + std::min<int64_t>((part + 1) * together, panels.size());
       const int64_t y0 = chunk * rows_each, y1 = std::min(y0 + rows_each, to.h);
@@ -270,107 +317,135 @@ inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, 
           high = std::max(high, tap.start + p1 * rows.in_step + 1);
         }
       if (low > high) low = high = 0;
-      const int64_t channel = begin->source, channels = (end - 1)->source + (end - 1)->depth - channel;
-      thread_local std::vector<float> slab;
-      slab.resize(std::max<size_t>(slab.size(), (high - low) * (right - left) * channels + 1));
-      CopySlab(source + n * from.h * from.w * from.c, from, channel, channels, low, high - low, left, right - left,
-               slab.data());
 
+      const int64_t source = begin->source, sources = (end - 1)->source + (end - 1)->depth - source;
+      const int64_t turns = sources == depth ? (depth + depth_most - 1) / depth_most : 1;
+      thread_local std::vector<float> slab;
+      thread_local std::vector<Pixel> pixels;
       std::vector<TapOffset> taps;
-      for (auto panel = begin; panel != end; ++panel) {
-        const int64_t weights_step = depth * panel->vectors * kLanes;
-        const float* weights = packed.data() + (panel - panels.begin()) * panel_size;
-        for (int64_t y = y0; y < y1; ++y)
+      for (int64_t turn = 0, first = 0; turn < turns; ++turn) {
+        const int64_t channels = (sources - first + turns - turn - 1) / (turns - turn);
+        const int64_t size = (high - low) * (right - left);  // of an image's slab, in pixels
+        slab.resize(std::max<size_t>(slab.size(), images * size * channels + 1));
+        for (int64_t image = 0; image < images; ++image)
+          CopySlab(original + (n0 + image) * from.h * from.w * from.c, from, source + first, channels, low, high - low,
+                   left, right - left, slab.data() + image * size * channels);
+        for (int64_t y = y0; y < std::min(y0 + rows.out_step, y1); ++y)
           for (const Phase& across : columns.phases) {
-            const Phase& down = rows.phases[y % rows.out_step];
-            const int64_t row = y / rows.out_step * rows.in_step - low;
-            taps.clear();
-            for (const Phase::Tap& i : down.taps)
-              for (const Phase::Tap& j : across.taps)
-                taps.push_back({((row + i.start) * (right - left) + j.start - left) * channels,
-                                (i.k * conv.kw + j.k) * weights_step});
-            const float* pixels = slab.data() + panel->source - channel;
-            float* out = result + ((n * to.h + y) * to.w + across.first) * to.c + panel->channel;
-            const int64_t step = columns.in_step * channels, out_step = columns.out_step * to.c;
-            if (group > 0 || panel->vectors == 1)
-              Row<group, 1>(across.count, pixels, step, taps, weights, depth, out, out_step);
-            else if constexpr (group == 0)
-              Row<0, 2>(across.count, pixels, step, taps, weights, depth, out, out_step);
+            pixels.clear();
+            for (int64_t image = 0; image < images; ++image)
+              for (int64_t row = y; row < y1; row += rows.out_step)
+                for (int64_t column = 0; column < across.count; ++column) {
+                  const int64_t from_row = row / rows.out_step * rows.in_step - low;
+                  const int64_t to_row = (n0 + image) * to.h + row;
+                  pixels.push_back({image * size + from_row * (right - left) + column * columns.in_step - left,
+                                    (to_row * to.w + across.first + column * columns.out_step) * to.c});
+                }
+            for (auto panel = begin; panel != end; ++panel) {
+              const int64_t lanes = panel->vectors * kLanes;
+              taps.clear();
+              for (const Phase::Tap& i : rows.phases[y % rows.out_step].taps)
+                for (const Phase::Tap& j : across.taps)
+                  AddTap({(i.start * (right - left) + j.start) * channels,
+                          ((i.k * conv.kw + j.k) * depth + first) * lanes, turns == 1 ? depth : channels},
+                         lanes, taps);
+              const Tiles tiles{slab.data() + panel->source - source,
+                                channels,
+                                taps,
+                                packed.get() + (panel - panels.begin()) * panel_size,
+                                result + panel->channel,
+                                turn > 0};
+              if (group > 0 || panel->vectors == 1)
+                AllTiles<group, 1>(tiles, pixels);
+              else if constexpr (group == 0)
+                AllTiles<0, 2>(tiles, pixels);
+            }
           }
+        first += channels;
       }
     });
   });
 }
 
-// sums[I] += (channel I of each group of the pixels) * gradients, over rows of pixels.
+// Rows of pixels of x and of the result's gradients that meet under one tap, and the sums of their products.
+struct Products {
+  int64_t images;
+  const float* x;
+  int64_t x_image, x_row, x_step;
+  const float* g;
+  int64_t g_image, g_row, g_step;
+  int64_t rows, columns;
+  float* sums;
+  int64_t sums_step;  // from one channel of x to the next
+};
+
+// sums[I] += (channel I of each group of the pixels) * gradients.
 template <int Group, size_t... I>
-void AddProducts(const float* x, int64_t x_row, int64_t x_step, const float* g, int64_t g_row, int64_t g_step,
-                 int64_t rows, int64_t columns, float* result, int64_t result_step, std::index_sequence<I...>) {
+void AddProducts(const Products& p, std::index_sequence<I...>) {
   constexpr int kPixels = Group < 8 ? 8 / Group : 1;  // with sums of their own, to hide the latency of additions
   Vec sum[kPixels][Group] = {};
-  for (int64_t r = 0; r < rows; ++r) {
-    const float *a = x + r * x_row, *b = g + r * g_row;
-    int64_t p = 0;
-    for (; p + kPixels <= columns; p += kPixels)
-      for (int q = 0; q < kPixels; ++q) {
-        const Vec pixel = Load(a + (p + q) * x_step), gradient = Load(b + (p + q) * g_step);
+  for (int64_t row = 0; row < p.images * p.rows; ++row) {
+    const int64_t image = row / p.rows, y = row % p.rows;
+    const float *x = p.x + image * p.x_image + y * p.x_row, *g = p.g + image * p.g_image + y * p.g_row;
+    int64_t left = p.columns;
+    for (; left >= kPixels; left -= kPixels)
+      for (int q = 0; q < kPixels; ++q, x += p.x_step, g += p.g_step) {
+        const Vec pixel = Load(x), gradient = Load(g);
         ((sum[q][I] += Spread<Group, I>(pixel) * gradient), ...);
       }
-    for (; p < columns; ++p) {
-      const Vec pixel = Load(a + p * x_step), gradient = Load(b + p * g_step);
+    for (; left > 0; --left, x += p.x_step, g += p.g_step) {
+      const Vec pixel = Load(x), gradient = Load(g);
       ((sum[0][I] += Spread<Group, I>(pixel) * gradient), ...);
     }
   }
   for (int i = 0; i < Group; ++i) {
-    Vec total = Load(result + i * result_step);
+    Vec total = Load(p.sums + i * p.sums_step);
     for (int q = 0; q < kPixels; ++q) total += sum[q][i];
-    Store(result + i * result_step, total);
+    Store(p.sums + i * p.sums_step, total);
   }
 }
 
-// result[i] += x[i] * gradients, for `Depth` source channels i and a panel's lanes, over rows of pixels.
+// sums[i] += x[i] * gradients, for `Depth` channels i of x from `first` on, and a panel's lanes.
 template <int Vectors, int Depth>
-void AddOuterProducts(const float* x, int64_t x_row, int64_t x_step, const float* g, int64_t g_row, int64_t g_step,
-                      int64_t rows, int64_t columns, float* result, int64_t result_step) {
+void AddOuterProducts(const Products& p, int64_t first) {
   Vec sum[Depth][Vectors] = {};
-  for (int64_t r = 0; r < rows; ++r) {
-    const float *a = x + r * x_row, *b = g + r * g_row;
-    for (int64_t p = 0; p < columns; ++p, a += x_step, b += g_step) {
+  for (int64_t row = 0; row < p.images * p.rows; ++row) {
+    const int64_t image = row / p.rows, y = row % p.rows;
+    const float *x = p.x + image * p.x_image + y * p.x_row + first, *g = p.g + image * p.g_image + y * p.g_row;
+    for (int64_t column = 0; column < p.columns; ++column, x += p.x_step, g += p.g_step) {
       Vec gradient[Vectors];
-      for (int v = 0; v < Vectors; ++v) gradient[v] = Load(b + v * kLanes);
+      for (int v = 0; v < Vectors; ++v) gradient[v] = Load(g + v * kLanes);
       for (int i = 0; i < Depth; ++i) {
-        const Vec value = Fill(a[i]);
+        const Vec value = Fill(x[i]);
         for (int v = 0; v < Vectors; ++v) sum[i][v] += value * gradient[v];
       }
     }
   }
   for (int i = 0; i < Depth; ++i)
     for (int v = 0; v < Vectors; ++v) {
-      float* out = result + i * result_step + v * kLanes;
+      float* out = p.sums + (first + i) * p.sums_step + v * kLanes;
       Store(out, Load(out) + sum[i][v]);
     }
 }
 
 template <int Vectors, int Depth>
-void AddOuterProductsOf(int64_t depth, const float* x, int64_t x_row, int64_t x_step, const float* g, int64_t g_row,
-                        int64_t g_step, int64_t rows, int64_t columns, float* result, int64_t result_step) {
+void AddOuterProductsOf(int64_t depth, const Products& products, int64_t first) {
   if (depth == Depth) {
-    AddOuterProducts<Vectors, Depth>(x, x_row, x_step, g, g_row, g_step, rows, columns, result, result_step);
+    AddOuterProducts<Vectors, Depth>(products, first);
   } else if constexpr (Depth > 1) {
-    AddOuterProductsOf<Vectors, Depth - 1>(depth, x, x_row, x_step, g, g_row, g_step, rows, columns, result,
-                                           result_step);
+    AddOuterProductsOf<Vectors, Depth - 1>(depth, products, first);
   }
 }
 
-// The same for any number of source channels.
+// The same for any number of channels of x.
 template <int Vectors>
-void AddAllOuterProducts(int64_t depth, const float* x, int64_t x_row, int64_t x_step, const float* g, int64_t g_row,
-                         int64_t g_step, int64_t rows, int64_t columns, float* result, int64_t result_step) {
+void AddAllOuterProducts(int64_t depth, const Products& products) {
   constexpr int kMost = kRegisters / Vectors < 8 ? kRegisters / Vectors : 8;
-  for (int64_t tiles = (depth + kMost - 1) / kMost; tiles > 0; --tiles) {
-    const int64_t d = (depth + tiles - 1) / tiles;
-    AddOuterProductsOf<Vectors, kMost>(d, x, x_row, x_step, g, g_row, g_step, rows, columns, result, result_step);
-    depth -= d, x += d, result += d * result_step;
+  int64_t first = 0;
+  for (int64_t left = (depth + kMost - 1) / kMost; left > 0; --left) {
+    const int64_t count = (depth - first + left - 1) / left;
+    AddOuterProductsOf<Vectors, kMost>(count, products, first);
+    first += count;
   }
 }
 
@@ -378,7 +453,7 @@ void AddAllOuterProducts(int64_t depth, const float* x, int64_t x_row, int64_t x
 inline void KernelGrad(ffi::ThreadPool& pool, const Conv& conv, const float* x, const float* g, float* result) {
   const int64_t size = conv.taps() * conv.inputs() * conv.y.c;
   const std::vector<Panel> panels = Panels(conv.groups, conv.inputs(), conv.outputs());
-  const int64_t together = PanelsTogether(panels);
+  const int64_t together = PanelsTogether(panels, kKernelGradPart, conv.outputs());
   const int64_t parts = (panels.size() + together - 1) / together;
   const int64_t shares = std::clamp<int64_t>((4 * pool.num_threads() + parts - 1) / parts, 1, conv.x.n);
   std::vector<float> partial((shares - 1) * size);
@@ -397,41 +472,62 @@ inline void KernelGrad(ffi::ThreadPool& pool, const Conv& conv, const float* x, 
       float* sums = share == 0 ? result : partial.data() + (share - 1) * size;
       const int64_t source = begin->source, inputs = (end - 1)->source + (end - 1)->depth - source;
       const int64_t channel = begin->channel, outputs = (end - 1)->channel + (end - 1)->vectors * kLanes - channel;
-      const int64_t row_floats = (right - left) * inputs * rows.in_step + conv.y.w * outputs;
-      const int64_t rows_each = RowsTogether(conv.y.h, row_floats, INT64_MAX / 2, 1);
+      const int64_t turns = inputs == conv.inputs() ? (inputs + kKernelGradDepth - 1) / kKernelGradDepth : 1;
+      const int64_t depth = turns == 1 ? inputs : kKernelGradDepth;
+      // Neighbouring taps whose pixels and sums lie side by side are done at once.
+      const int64_t merged = inputs == conv.inputs() && turns == 1 && conv.dilation[1] == 1 ? conv.kw : 1;
+      const int64_t row_floats = (right - left) * depth * rows.in_step + conv.y.w * outputs;
+      const int64_t rows_fit = std::max<int64_t>(1, kKernelGradFloats / row_floats);
+      const int64_t rows_each = std::min(rows_fit, conv.y.h), images_each = std::max<int64_t>(1, rows_fit / conv.y.h);
       thread_local std::vector<float> slab, gradients;
 
-      for (int64_t n = share; n < conv.x.n; n += shares)
+      for (int64_t n = conv.x.n * share / shares; n < conv.x.n * (share + 1) / shares; n += images_each)
         for (int64_t y0 = 0; y0 < conv.y.h; y0 += rows_each) {
+          const int64_t images = std::min(images_each, conv.x.n * (share + 1) / shares - n);
           const int64_t count = std::min(rows_each, conv.y.h - y0);
           const int64_t top = y0 * rows.in_step - conv.pad[0];
           const int64_t height = (count - 1) * rows.in_step + (conv.kh - 1) * conv.dilation[0] + 1;
-          slab.resize(std::max<size_t>(slab.size(), height * (right - left) * inputs));
-          gradients.resize(std::max<size_t>(gradients.size(), count * conv.y.w * outputs));
-          CopySlab(x + n * conv.x.h * conv.x.w * conv.x.c, conv.x, source, inputs, top, height, left, right - left,
-                   slab.data());
-          CopySlab(g + n * conv.y.h * conv.y.w * conv.y.c, conv.y, channel, outputs, y0, count, 0, conv.y.w,
-                   gradients.data());
-          const int64_t x_row = (right - left) * inputs * rows.in_step, g_row = conv.y.w * outputs;
-          const int64_t x_step = inputs * columns.in_step;
+          slab.resize(std::max<size_t>(slab.size(), images * height * (right - left) * depth));
+          gradients.resize(std::max<size_t>(gradients.size(), images * count * conv.y.w * outputs));
+          const int64_t g_image = count * conv.y.w;
           for (auto panel = begin; panel != end; ++panel)
-            for (const Phase::Tap& i : rows.phases[0].taps)
-              for (const Phase::Tap& j : columns.phases[0].taps) {
-                const int64_t row = i.k * conv.dilation[0];
-                const float* a = slab.data() + (row * (right - left) + j.start - left) * inputs + panel->source - source;
-                const float* b = gradients.data() + panel->channel - channel;
-                float* out = sums + (i.k * conv.kw + j.k) * conv.inputs() * conv.y.c + panel->channel;
-                if constexpr (group > 0) {
-                  AddProducts<group>(a, x_row, x_step, b, g_row, outputs, count, conv.y.w, out, conv.y.c,
-                                     std::make_index_sequence<group>());
-                } else if (panel->vectors == 1) {
-                  AddAllOuterProducts<1>(panel->depth, a, x_row, x_step, b, g_row, outputs, count, conv.y.w, out,
-                                         conv.y.c);
-                } else {
-                  AddAllOuterProducts<2>(panel->depth, a, x_row, x_step, b, g_row, outputs, count, conv.y.w, out,
-                                         conv.y.c);
+            for (int64_t image = 0; image < images; ++image) {
+              const int64_t lanes = panel->vectors * kLanes;
+              CopySlab(g + (n + image) * conv.y.h * conv.y.w * conv.y.c, conv.y, panel->channel, lanes, y0, count, 0,
+                       conv.y.w, gradients.data() + ((panel->channel - channel) * images + image * lanes) * g_image);
+            }
+          for (int64_t first = 0; first < inputs; first += depth) {
+            const int64_t channels = std::min(depth, inputs - first);
+            for (int64_t image = 0; image < images; ++image)
+              CopySlab(x + (n + image) * conv.x.h * conv.x.w * conv.x.c, conv.x, source + first, channels, top, height,
+                       left, right - left, slab.data() + image * height * (right - left) * channels);
+            const int64_t x_step = channels * columns.in_step, x_row = (right - left) * channels * rows.in_step;
+            for (auto panel = begin; panel != end; ++panel)
+              for (const Phase::Tap& i : rows.phases[0].taps)
+                for (int64_t j = 0; j < conv.kw; j += merged) {
+                  const int64_t lanes = panel->vectors * kLanes;
+                  const int64_t pixel = i.k * conv.dilation[0] * (right - left) + j * conv.dilation[1];
+                  const Products products{images,
+                                          slab.data() + pixel * channels + panel->source - source,
+                                          height * (right - left) * channels,
+                                          x_row,
+                                          x_step,
+                                          gradients.data() + (panel->channel - channel) * images * g_image,
+                                          g_image * lanes,
+                                          conv.y.w * lanes,
+                                          lanes,
+                                          count,
+                                          conv.y.w,
+                                          sums + ((i.k * conv.kw + j) * conv.inputs() + first) * conv.y.c + panel->channel,
+                                          conv.y.c};
+                  if constexpr (group > 0)
+                    AddProducts<group>(products, std::make_index_sequence<group>());
+                  else if (panel->vectors == 1)
+                    AddAllOuterProducts<1>(merged * (turns == 1 ? panel->depth : channels), products);
+                  else
+                    AddAllOuterProducts<2>(merged * (turns == 1 ? panel->depth : channels), products);
                 }
-              }
+          }
         }
     });
   });
