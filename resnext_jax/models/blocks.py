@@ -127,7 +127,7 @@ class BasicBlock(nnx.Module):
         self.downsample = build.downsample(inputs, planes, stride)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = self.bn1(self.conv1(x), relu=True)
         y = self.bn2(self.conv2(y))
         return nnx.relu(y + _shortcut(self.downsample, x))
 
@@ -154,8 +154,8 @@ class Bottleneck(nnx.Module):
         self.downsample = build.downsample(inputs, outputs, stride)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = nnx.relu(self.bn2(self.conv2(y)))
+        y = self.bn1(self.conv1(x), relu=True)
+        y = self.bn2(self.conv2(y), relu=True)
         y = self.bn3(self.conv3(y))
         return nnx.relu(y + _shortcut(self.downsample, x))
 
@@ -184,10 +184,10 @@ class PreactivationBottleneck(nnx.Module):
         self.downsample = nnx.List([build.conv(inputs, outputs, 1, stride, bias=True)]) if changes else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nnx.relu(self.bn1(x))
+        y = self.bn1(x, relu=True)
         shortcut = x[:, :: self.stride, :: self.stride] if self.downsample is None else self.downsample[0](y)
-        y = nnx.relu(self.bn2(self.conv1(y)))
-        y = nnx.relu(self.bn3(self.conv2(y)))
+        y = self.bn2(self.conv1(y), relu=True)
+        y = self.bn3(self.conv2(y), relu=True)
         return self.conv3(y) + shortcut
 
 

@@ -50,15 +50,18 @@ class BatchNorm(nnx.BatchNorm):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
-        """Normalise [N, H, W, C]; in training also move the running statistics."""
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, relu: bool = False
+    ) -> jax.Array:
+        """Normalise [N, H, W, C], with a ReLU after it if so wished; in training also move the running statistics."""
         use_running = self.use_running_average if use_running_average is None else use_running_average
         scale, bias = self.scale[...], self.bias[...]
         if use_running:
             factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * scale
             y = (x.astype(jnp.float32) - self.mean[...]) * factor + bias
+            y = nnx.relu(y) if relu else y
         else:
-            y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.axis_name)
+            y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.axis_name, relu)
             devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
             count = devices * (x.size // x.shape[-1])
             unbiased = var * (count / max(count - 1, 1))

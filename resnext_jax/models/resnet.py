@@ -108,7 +108,7 @@ class ResNet(nnx.Module):
             raise ValueError(f"images of shape {images.shape}: expected [N, H, W, {self.in_channels}]")
         x = self.conv1(images.astype(self.dtype))
         if self.bn1 is not None:
-            x = nnx.relu(self.bn1(x))
+            x = self.bn1(x, relu=True)
         if self.config.stem == "imagenet":
             x = ops.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         return x
@@ -122,7 +122,7 @@ class ResNet(nnx.Module):
     def pool(self, x: jax.Array) -> jax.Array:
         """Mean over the pixels of the last stage's output, [N, H, W, C] -> float32 [N, C]."""
         if self.norm is not None:
-            x = nnx.relu(self.norm(x))
+            x = self.norm(x, relu=True)
         return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
     def head(self, pooled: jax.Array) -> jax.Array:

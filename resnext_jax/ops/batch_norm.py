@@ -1,14 +1,22 @@
-"""Batch normalisation with derivatives that read each array once."""
+"""Batch normalisation, and a ReLU after it, with derivatives that read each array as seldom as can be."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from resnext_jax.ops.norm_primitives import moments_p, spread_p, sums_p, where_positive
+from resnext_jax.ops.varying import vary_alike
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis_name: str | None = None,
+    relu: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise over all axes but the last by the batch's own statistics.
 
@@ -18,34 +26,34 @@ def batch_norm(
         bias: [C].
         epsilon: added to the variance.
         axis_name: mapped axis over whose devices the statistics are taken together, or None.
+        relu: put negative results to 0.
 
     Returns:
-        y [..., C] float32, mean [C] and biased variance [C] (two passes, so a large mean loses nothing).
+        y [..., C] float32, mean [C] and biased variance [C] (as exact beside a large mean as two passes).
     """
-    x = x.astype(jnp.float32)
-    mean = _mean(x, axis_name)
-    var = _mean(jnp.square(x - mean), axis_name)
-    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+    mean, var = moments_p.bind(x)
+    if axis_name is not None:
+        own = mean
+        mean = jax.lax.pmean(own, axis_name)
+        var = jax.lax.pmean(var + jnp.square(own - mean), axis_name)
+    y = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
+    return jnp.maximum(y, 0) if relu else y, mean, var
 
 
 @batch_norm.defjvp
-def _batch_norm_jvp(epsilon, axis_name, primals, tangents):
+def _batch_norm_jvp(epsilon, axis_name, relu, primals, tangents):
     x, scale, bias = primals
     dx, dscale, dbias = tangents
-    y, mean, var = batch_norm(x, scale, bias, epsilon, axis_name)
+    y, mean, var = batch_norm(x, scale, bias, epsilon, axis_name, relu)
     dx = dx.astype(jnp.float32)
-    centred = x.astype(jnp.float32) - mean
     inverse = jax.lax.rsqrt(var + epsilon)
     factor = inverse * scale
     # Products with [C] come after the sums: the transpose then sums the cotangent itself, and no scaled copy.
-    dmean = _mean(dx, axis_name)
-    covariance = _mean(centred * dx, axis_name)
+    operands = vary_alike(dx, x, mean, factor, bias)
+    covariance, dmean = (total / (x.size // x.shape[-1]) for total in sums_p.bind(*operands, relu=False))
+    if axis_name is not None:
+        covariance, dmean = jax.lax.pmean((covariance, dmean), axis_name)
     slope = inverse * dscale - factor * jnp.square(inverse) * covariance
-    dy = factor * dx + centred * slope + (dbias - factor * dmean)
-    return (y, mean, var), (dy, dmean, 2 * covariance)
-
-
-def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean per channel over the batch, that of all devices of the axis."""
-    mean = jnp.mean(x, tuple(range(x.ndim - 1)))
-    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    (dy,) = spread_p.bind(*vary_alike(slope, dbias - factor * dmean, x, mean, factor, bias), relu=relu)
+    direct = where_positive((x.astype(jnp.float32) - mean) * factor + bias, dx) if relu else dx
+    return (y, mean, var), (dy + factor * direct, dmean, 2 * covariance)

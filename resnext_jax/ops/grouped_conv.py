@@ -9,6 +9,7 @@ from jax.lax import ConvDimensionNumbers
 
 from resnext_jax.ops import cpu_conv  # noqa: F401  (registers the lowerings for CPU)
 from resnext_jax.ops.conv_primitives import DIMENSION_NUMBERS, ConvSpec, conv_p
+from resnext_jax.ops.varying import vary_alike
 
 PADDINGS = ("SAME", "SAME_LOWER", "VALID")
 
@@ -95,9 +96,7 @@ def conv_general_dilated(
         groups=feature_group_count,
         precision=precision,
     )
-    # Inside shard_map, both operands must be declared to vary over the same mesh axes.
-    axes = lhs_type.manual_axis_type.varying | rhs_type.manual_axis_type.varying
-    return conv_p.bind(_varying(lhs, axes), _varying(rhs, axes), spec=spec)
+    return conv_p.bind(*vary_alike(lhs, rhs), spec=spec)
 
 
 def _is_nhwc(
@@ -108,11 +107,6 @@ def _is_nhwc(
     return jax.lax.conv_dimension_numbers(lhs, rhs, dimension_numbers) == jax.lax.conv_dimension_numbers(
         lhs, rhs, DIMENSION_NUMBERS
     )
-
-
-def _varying(x: jax.Array, axes: frozenset[str]) -> jax.Array:
-    missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def _check(

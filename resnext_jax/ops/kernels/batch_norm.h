@@ -1,1 +1,168 @@
+// Sums of batch normalisation over the pixels of x [pixels, channels].
+//
+// Chunks of neighbouring pixels are work items. Each reads its pixels once and adds them up in float32, in sums that
+// stay in the cache; the chunks' sums are added up in float64 and in order, so threads do not change the result.
+#ifndef RESNEXT_JAX_BATCH_NORM_H_
+#define RESNEXT_JAX_BATCH_NORM_H_
+
 #include "common.h"
+
+namespace batch_norm {
+
+using Array = ffi::Buffer<ffi::F32>;
+using Result = ffi::ResultBuffer<ffi::F32>;
+
+constexpr int64_t kChunkFloats = 32 * 1024;
+constexpr int64_t kChunkPixels = 256;  // at most: rounding errors grow with it
+constexpr int64_t kTogether = 4;       // pixels added up before the sums are loaded and stored
+
+struct Chunks {
+  int64_t pixels, channels, each, count;
+
+  explicit Chunks(const Array& x) {
+    channels = x.dimensions().back();
+    pixels = x.element_count() / channels;
+    each = std::clamp<int64_t>(kChunkFloats / channels, kTogether, kChunkPixels);
+    count = (pixels + each - 1) / each;
+  }
+  int64_t size(int64_t chunk) const { return std::min(each, pixels - chunk * each); }
+  int64_t start(int64_t chunk) const { return chunk * each * channels; }  // in x
+};
+
+// Vectors of channels, or single ones.
+template <typename V>
+V Get(const float* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+template <typename V>
+void Add(float* p, V v) {
+  v += Get<V>(p);
+  std::memcpy(p, &v, sizeof(V));
+}
+
+// Calls add(V(), pixel, count, channel) for all channels, in vectors as far as they go, of runs of kTogether pixels
+// and of the single pixels left over. The count is a constant.
+template <typename Add>
+void ForRuns(int64_t pixels, int64_t channels, const Add& add) {
+  const auto run = [&](int64_t pixel, auto count) {
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) add(Vec(), pixel, count, c);
+    for (; c < channels; ++c) add(float(), pixel, count, c);
+  };
+  int64_t pixel = 0;
+  for (; pixel + kTogether <= pixels; pixel += kTogether) run(pixel, std::integral_constant<int64_t, kTogether>());
+  for (; pixel < pixels; ++pixel) run(pixel, std::integral_constant<int64_t, 1>());
+}
+
+// Adds to the sums of x - shift and of its square.
+inline void AddMoments(int64_t pixels, int64_t channels, const float* x, const float* shift, float* sum,
+                       float* square) {
+  ForRuns(pixels, channels, [=](auto zero, int64_t pixel, auto count, int64_t c) {
+    using V = decltype(zero);
+    V s = zero, q = zero;
+    for (int64_t p = pixel; p < pixel + count; ++p) {
+      const V d = Get<V>(x + p * channels + c) - Get<V>(shift + c);
+      s += d, q += d * d;
+    }
+    Add(sum + c, s), Add(square + c, q);
+  });
+}
+
+// Mean and biased variance. Each chunk is seen from its own first pixel, so that a large mean cancels nothing: the
+// squares of n numbers seen from one of them are at most n times those seen from their mean.
+inline void Moments(ffi::ThreadPool& pool, const Chunks& chunks, const float* x, float* mean, float* var) {
+  const int64_t channels = chunks.channels;
+  std::vector<float> sums(chunks.count * 2 * channels);
+  ParallelFor(pool, chunks.count, [&](int64_t chunk) {
+    float* sum = sums.data() + chunk * 2 * channels;
+    const float* pixels = x + chunks.start(chunk);
+    AddMoments(chunks.size(chunk), channels, pixels, pixels, sum, sum + channels);
+  });
+
+  std::vector<double> centre(channels), squares(channels);
+  const auto for_chunks = [&](const auto& add) {
+    for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
+      const float *sum = sums.data() + chunk * 2 * channels, *shift = x + chunks.start(chunk);
+      for (int64_t c = 0; c < channels; ++c) add(c, double(chunks.size(chunk)), shift[c], sum[c], sum[channels + c]);
+    }
+  };
+  for_chunks([&](int64_t c, double n, double shift, double sum, double) {
+    centre[c] += (n * shift + sum) / chunks.pixels;
+  });
+  for_chunks([&](int64_t c, double n, double shift, double sum, double square) {
+    const double offset = shift + sum / n - centre[c];
+    squares[c] += square - sum * sum / n + n * offset * offset;
+  });
+  for (int64_t c = 0; c < channels; ++c) mean[c] = centre[c], var[c] = squares[c] / chunks.pixels;
+}
+
+// Adds to the sums of g (x - mean) and of g. With Relu, g is 0 where (x - mean) factor + bias is not positive.
+template <bool Relu>
+void AddSums(int64_t pixels, int64_t channels, const float* g, const float* x, const float* mean, const float* factor,
+             const float* bias, float* product, float* sum) {
+  ForRuns(pixels, channels, [=](auto zero, int64_t pixel, auto count, int64_t c) {
+    using V = decltype(zero);
+    V s = zero, q = zero;
+    for (int64_t p = pixel; p < pixel + count; ++p) {
+      const V d = Get<V>(x + p * channels + c) - Get<V>(mean + c);
+      V value = Get<V>(g + p * channels + c);
+      if constexpr (Relu) value = d * Get<V>(factor + c) + Get<V>(bias + c) > zero ? value : zero;
+      s += value, q += value * d;
+    }
+    Add(product + c, q), Add(sum + c, s);
+  });
+}
+
+inline void Sums(ffi::ThreadPool& pool, const Chunks& chunks, bool relu, const float* g, const float* x,
+                 const float* mean, const float* factor, const float* bias, float* product, float* sum) {
+  const int64_t channels = chunks.channels;
+  std::vector<float> sums(chunks.count * 2 * channels);
+  ParallelFor(pool, chunks.count, [&](int64_t chunk) {
+    const int64_t start = chunks.start(chunk);
+    float* own = sums.data() + chunk * 2 * channels;
+    (relu ? AddSums<true> : AddSums<false>)(chunks.size(chunk), channels, g + start, x + start, mean, factor, bias,
+                                            own, own + channels);
+  });
+  std::vector<double> total(2 * channels);
+  for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
+    for (int64_t i = 0; i < 2 * channels; ++i) total[i] += sums[chunk * 2 * channels + i];
+  for (int64_t c = 0; c < channels; ++c) product[c] = total[c], sum[c] = total[channels + c];
+}
+
+inline ffi::Error MomentsHandler(ffi::ThreadPool pool, Array x, Result mean, Result var) {
+  Moments(pool, Chunks(x), x.typed_data(), mean->typed_data(), var->typed_data());
+  return ffi::Error::Success();
+}
+
+inline ffi::Error SumsHandler(ffi::ThreadPool pool, bool relu, Array g, Array x, Array mean, Array factor, Array bias,
+                              Result product, Result sum) {
+  Sums(pool, Chunks(x), relu, g.typed_data(), x.typed_data(), mean.typed_data(), factor.typed_data(),
+       bias.typed_data(), product->typed_data(), sum->typed_data());
+  return ffi::Error::Success();
+}
+
+}  // namespace batch_norm
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_moments, batch_norm::MomentsHandler,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<batch_norm::Array>()
+                                  .Ret<batch_norm::Array>()
+                                  .Ret<batch_norm::Array>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_sums, batch_norm::SumsHandler,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<bool>("relu")
+                                  .Arg<batch_norm::Array>()
+                                  .Arg<batch_norm::Array>()
+                                  .Arg<batch_norm::Array>()
+                                  .Arg<batch_norm::Array>()
+                                  .Arg<batch_norm::Array>()
+                                  .Ret<batch_norm::Array>()
+                                  .Ret<batch_norm::Array>());
+
+#endif  // RESNEXT_JAX_BATCH_NORM_H_
