@@ -58,7 +58,9 @@ def record(run: Path) -> Record:
     about, summary = (json.loads((run / name).read_text()) for name in ("config.json", "summary.json"))
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     config = read_info(run).config
-    names = {str(config.data_dir): "TFDS", config.data: Path(config.data).name.upper()}
+    names = {config.data: Path(config.data).name.upper()}
+    if config.data_dir is not None:
+        names[str(config.data_dir)] = "TFDS"
     words = [names.get(word, word) for word in shlex.split(about["command"])]
     ended = datetime.fromtimestamp((run / "summary.json").stat().st_mtime, UTC)
     return {
