@@ -193,6 +193,7 @@ def test_mixing_needs_pairs(noise):
         ({"erase": 1.5}, "erase=1.5"),
         ({"pad_crop": -1}, "pad_crop=-1"),
         ({"fill": "wrap"}, "fill='wrap': expected one of nearest, reflect, constant"),
+        ({"fill": "reflect", "flip": True}, "fill='reflect' without rotate"),
         ({"auto": "autoaugment"}, "auto='autoaugment': expected one of none, trivial, rand"),
         ({"random_resized_crop": (0.9, 0.1)}, "random_resized_crop=0.9 0.1"),
         ({"random_resized_crop": (0.0, 1.0)}, "random_resized_crop=0.0 1.0"),

@@ -1,5 +1,6 @@
 """Every experiment runs, on demo and on real data, and what it promises is there afterwards."""
 
+import importlib
 import json
 import os
 import re
@@ -148,3 +149,32 @@ def test_bad_input_is_one_line(smoke, capsys):
         smoke("monkeypox_resnext50", "--lr", "-1")
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: lr=-1.0: expected a number above 0")
+
+
+@pytest.fixture
+def results_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("results_page")
+
+
+def test_the_results_page_shows_the_records(results_page):
+    assert results_page.tables() in (FOLDER / "README.md").read_text()
+
+
+def test_records_of_runs_become_rows(smoke, results_page, tmp_path, monkeypatch):
+    monkeypatch.setattr(results_page, "RESULTS", tmp_path / "results")
+    out = smoke("monkeypox_crossval", "--batch-size", "8")
+    for fold in (1, 0, 1):  # one of them twice
+        results_page.keep(results_page.record(out / f"fold{fold}"))
+    records = json.loads((tmp_path / "results" / "monkeypox_crossval.json").read_text())
+    assert [each["fold"] for each in records] == [0, 1]
+    accuracies = json.loads((out / "crossval.json").read_text())["accuracies"]
+    assert [100 * each["best_val_top1"] for each in records] == pytest.approx(accuracies, abs=0.01)
+    command = records[0]["command"]
+    assert "--out" not in command
+    assert str(tmp_path) not in command
+    assert command.endswith("--batch-size 8")
+    row = results_page.tables().splitlines()[2]
+    mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=1)
+    assert f"| 82.96 ± 4.57 % | {mean:.1f} ± {deviation:.1f} % |" in row
+    assert "| 2 folds |" in row

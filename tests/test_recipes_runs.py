@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import resnext_jax as rj
+from resnext_jax import cli
 from resnext_jax.training.checkpoint import Checkpoints
 from resnext_jax.training.decisions import best_row
+from resnext_jax.weights import convert, read_weights
 from resnext_jax.weights.runs import read_run
+from resnext_jax.weights.state_dict import from_trees
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def same(a, b) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
-def test_the_average_is_validated_saved_and_exported(config):
+def test_the_average_is_validated_saved_and_exported(config, tmp_path):
     result = rj.fit(replace(config, ema_decay=0.9), quiet=True)
     predictor = rj.load_run(config.out, "latest")
     assert predictor.evaluate("val")["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=1e-5)
@@ -31,6 +34,10 @@ def test_the_average_is_validated_saved_and_exported(config):
         average, best = (checkpoints.read_model(checkpoints.step_of(w)) for w in ("latest", "best"))
     exported, _ = read_run(config.out)
     assert same(exported, best)
+    convert(config.out, tmp_path / "average.safetensors")
+    written = read_weights(tmp_path / "average.safetensors")
+    for name, values in from_trees(best["params"], best["batch_stats"]).items():
+        np.testing.assert_array_equal(written[name], values)
     rj.fit(replace(config, overwrite=True), quiet=True)
     with Checkpoints(config.out) as checkpoints:
         last = checkpoints.read_model(checkpoints.step_of("latest"))
@@ -99,3 +106,33 @@ def test_contradictions_are_refused(config, monkeypatch, message, changes):
         rj.fit(replace(config, **changes), quiet=True)
     assert "\n" not in str(caught.value)
     assert not config.out.exists()
+
+
+FLAGS = {
+    "plateau_patience=3 with schedule='cosine'": "--schedule cosine --plateau-patience 3",
+    "val_fraction=0.0: expected a share between 0 and 1": "--early-stop 3 --val-fraction 0",
+    "class_weights='balanced' with mixup=0.2": "--class-weights balanced --mixup 0.2",
+    "class_weights=(1.0, 2.0) with mixup=0.0 and cutmix=1.0": "--class-weights 1 2 --cutmix 1",
+    "accumulate=3: it does not divide batch_size=32": "--accumulate 3",
+    "unknown model 'resnext51'": "--model resnext51",
+    "invalid choice 'lion'": "--optimizer lion",
+    "invalid choice 'linear'": "--schedule linear",
+    "invalid choice 'accuracy'": "--monitor accuracy",
+    "invalid choice 'wrap'": "--rotate 5 --fill wrap",
+    "invalid choice 'autoaugment'": "--auto autoaugment",
+    "class-weights": "--class-weights even",
+}
+
+
+@pytest.mark.parametrize(("message", "flags"), FLAGS.items())
+def test_the_command_refuses_before_it_looks_for_data(message, flags, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(
+            ["train", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), *flags.split()]
+        )
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert "does not exist" not in error

@@ -89,3 +89,8 @@ class AugmentConfig:
                 )
             if self.pad_crop:
                 raise ValueError(f"random_resized_crop with pad_crop={self.pad_crop}: choose one crop")
+        reaching_outside = self.rotate or self.shift or self.shear or self.zoom or self.auto != "none"
+        if self.fill != "nearest" and not reaching_outside:
+            raise ValueError(
+                f"fill={self.fill!r} without rotate, shift, shear, zoom or auto: nothing to fill"
+            )
