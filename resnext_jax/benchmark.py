@@ -49,8 +49,8 @@ class BenchmarkOptions:
     """Also measure these: torch (channels_last), flax (the same model with XLA's own convolution)."""
     layers: bool = False
     """Measure each distinct convolution of the model instead of the whole step."""
-    keep_freed_memory: bool = False
-    """Let our process keep memory that it frees (`ops.keep_freed_memory`): faster, with a higher peak."""
+    keep_freed_memory: bool = True
+    """Our process keeps memory that it frees (`ops.keep_freed_memory`), as all commands do."""
     rounds: int = 10
     """Turns that each implementation takes."""
     seconds: float = 120.0

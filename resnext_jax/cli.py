@@ -18,7 +18,7 @@ import tyro
 from jax.errors import JaxRuntimeError
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
-from resnext_jax import models, training, weights
+from resnext_jax import models, ops, training, weights
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
 from resnext_jax.data import Preprocessing, open_dataset
 from resnext_jax.data.augment import AugmentConfig
@@ -291,9 +291,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """Logs as plain lines, and one line and an exit code for all that may go wrong inside: 2 for bad input,
-    128 + the signal."""
+    """Logs as plain lines, freed memory kept, and one line and an exit code for all that may go wrong inside:
+    2 for bad input, 128 + the signal."""
     _log_to_stderr()
+    ops.keep_freed_memory()
     try:
         yield
     except training.Interrupted as stop:

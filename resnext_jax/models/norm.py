@@ -53,7 +53,7 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(
         self, x: jax.Array, use_running_average: bool | None = None, *, relu: bool = False
     ) -> jax.Array:
-        """Normalise [N, H, W, C], with a ReLU after it if so wished; in training also move the running statistics."""
+        """Normalise [N, H, W, C], and with `relu` rectify; in training also move the running statistics."""
         use_running = self.use_running_average if use_running_average is None else use_running_average
         scale, bias = self.scale[...], self.bias[...]
         if use_running:

@@ -1,7 +1,10 @@
-"""Convolution and its two transposes as XLA's CPU backend does them best.
+"""Convolution and its two transposes as a CPU does them best.
 
 Each function takes what the primitive of the same name takes.
 
+- Windows larger than 1x1 of float32 are left to the kernels of `kernels/grouped_conv.h`, where the channels
+  of a group fill vectors, or where several groups of as many inputs as outputs do. What follows is for all
+  others, and for programs that may not call the kernels.
 - 1x1 kernels are one 2-D matrix product, after leaving out the pixels that the stride skips.
 - Groups are merged into blocks of about BLOCK_CHANNELS channels. A block is a dense convolution whose kernel
   is block-diagonal; the zeros cost arithmetic, which is far cheaper than XLA's own loop over groups.
@@ -9,21 +12,22 @@ Each function takes what the primitive of the same name takes.
   pixels: XLA's own way takes 40 times as long for 2x2 pixels of 512 channels.
 - Other dense convolutions are left as they are.
 
-A value that is not finite in one group shows in its whole block (0 times infinity is not a number).
+In a block, a value that is not finite in one group shows in all (0 times infinity is not a number).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from resnext_jax.ops import conv_primitives as native
+from resnext_jax.ops import conv_primitives as xla
+from resnext_jax.ops import native
 from resnext_jax.ops.conv_primitives import ConvSpec
-from resnext_jax.ops.native import is_usable, lanes, lower
 
 # The fastest of 4 to 128 for all three operators of all grouped layers of ResNeXt-50 32x4d: narrower blocks
 # starve the vector units, wider ones multiply more zeros.
@@ -55,7 +59,7 @@ def kernel_grad(x: jax.Array, g: jax.Array, *, spec: ConvSpec) -> jax.Array:
     if _is_pointwise(spec):
         return _dot(_pixels(_visited(x, spec)), _pixels(g), (0, 0), spec).reshape(spec.kernel_shape)
     block = _block(spec)
-    kernel_grad = partial(native.kernel_grad, spec=block)
+    kernel_grad = partial(xla.kernel_grad, spec=block)
     dense = jnp.stack(_map(kernel_grad, _split(x, spec, block), _split(g, spec, block)))
     # The groups' own parts are the diagonal of each block.
     w = jax.typeof(x).update(shape=spec.kernel_shape)
@@ -66,7 +70,7 @@ def _conv(x: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
     """A convolution of one group."""
     if _is_smaller_than_kernel(spec.input_shape, spec):
         return _conv_by_windows(x, w, spec)
-    return native.conv(x, w, spec=spec)
+    return xla.conv(x, w, spec=spec)
 
 
 def _input_grad(g: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
@@ -74,7 +78,7 @@ def _input_grad(g: jax.Array, w: jax.Array, *, spec: ConvSpec) -> jax.Array:
     if _is_smaller_than_kernel(spec.output_shape, spec):
         x = jax.typeof(g).update(shape=spec.input_shape)
         return jax.linear_transpose(lambda x: _conv_by_windows(x, w, spec), x)(g)[0]
-    return native.input_grad(g, w, spec=spec)
+    return xla.input_grad(g, w, spec=spec)
 
 
 def _is_smaller_than_kernel(image: tuple[int, ...], spec: ConvSpec) -> bool:
@@ -157,44 +161,50 @@ def _map(function: Callable[..., jax.Array], *sequences: Sequence[jax.Array] | j
     return [function(*items) for items in zip(*sequences, strict=True)]
 
 
-def _has_kernel(spec: ConvSpec, group_width: int) -> bool:
-    """Whether a kernel computes a result whose groups have `group_width` channels."""
-    _, _, group_inputs, outputs = spec.kernel_shape
+def _has_kernel(spec: ConvSpec, width: int) -> bool:
+    """Whether a kernel computes a result of `width` channels a group."""
     if _is_pointwise(spec):
         return False
-    if group_width % lanes() == 0:
+    lanes = native.lanes()
+    if width % lanes == 0:
         return True
-    is_square = group_inputs == outputs // spec.groups == group_width
-    return is_square and lanes() % group_width == 0 and outputs % lanes() == 0
+    _, _, inputs, outputs = spec.kernel_shape
+    return lanes % width == 0 and outputs % lanes == 0 and inputs == outputs // spec.groups
 
 
-def _register(primitive: Primitive, lowering: Callable[..., jax.Array], kernel: str, group_width) -> None:
+def _register(
+    primitive: Primitive, lowering: Callable[..., jax.Array], kernel: str, width: Callable[[ConvSpec], int]
+) -> None:
+    """Lower a primitive on CPU to a kernel where there is one for its shapes, else as a function above.
+
+    Args:
+        primitive: of `conv_primitives`.
+        lowering: the function.
+        kernel: name of the FFI handler.
+        width: channels a group of the result, or of what the kernel's gradient is summed for.
+    """
     by_xla = mlir.lower_fun(lowering, multiple_results=False)
 
-    def lower_for_cpu(context, a, b, *, spec: ConvSpec):
-        if (
-            context.avals_out[0].dtype == jnp.float32
-            and is_usable(context)
-            and _has_kernel(spec, group_width(spec))
-        ):
-            return lower(context, kernel, a, b, spec=_numbers(spec))
+    def lower(context: mlir.LoweringRuleContext, a: Any, b: Any, *, spec: ConvSpec):
+        is_float32 = context.avals_out[0].dtype == jnp.float32
+        if is_float32 and native.is_usable(context) and _has_kernel(spec, width(spec)):
+            return native.lower(context, kernel, a, b, spec=_numbers(spec))
         return by_xla(context, a, b, spec=spec)
 
-    mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
+    mlir.register_lowering(primitive, lower, platform="cpu")
 
 
 def _numbers(spec: ConvSpec) -> list[int]:
-    """As `kernels/grouped_conv.h` reads it."""
+    """The convolution as `kernels/grouped_conv.h` reads it."""
     (top, _), (left, _) = spec.padding
     shapes = (*spec.input_shape, *spec.kernel_shape, *spec.output_shape)
     return [*shapes, *spec.strides, top, left, *spec.dilation, spec.groups]
 
 
-_register(native.conv_p, conv, "grouped_conv_forward", lambda spec: spec.kernel_shape[3] // spec.groups)
-_register(native.input_grad_p, input_grad, "grouped_conv_input_grad", lambda spec: spec.kernel_shape[2])
-_register(
-    native.kernel_grad_p,
-    kernel_grad,
-    "grouped_conv_kernel_grad",
-    lambda spec: spec.kernel_shape[3] // spec.groups,
-)
+def _outputs(spec: ConvSpec) -> int:
+    return spec.kernel_shape[3] // spec.groups
+
+
+_register(xla.conv_p, conv, "grouped_conv_forward", _outputs)
+_register(xla.input_grad_p, input_grad, "grouped_conv_input_grad", lambda spec: spec.kernel_shape[2])
+_register(xla.kernel_grad_p, kernel_grad, "grouped_conv_kernel_grad", _outputs)

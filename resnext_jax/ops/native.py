@@ -1,7 +1,7 @@
 """The kernels in C++ that stand beside XLA's own on CPU: built once by the machine's compiler, called by XLA.
 
-They are built for the very processor at hand when a program first wants one, kept in the cache, and found there
-from then on. Where there is no compiler, or RESNEXT_JAX_KERNELS=0 is set, the operators do without.
+They are built for the very processor at hand when a program first wants one, and found in the cache from then
+on. Where there is no compiler, or RESNEXT_JAX_KERNELS=0 is set, the operators do without.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ def lanes() -> int:
 
 
 def is_usable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether a program being lowered may call the kernels; one to be exported may not, as it is for any machine."""
+    """Whether a program being lowered may call the kernels; not if it is exported, for any machine."""
     return not context.module_context.lowering_parameters.for_export and lanes() > 0
 
 

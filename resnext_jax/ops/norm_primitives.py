@@ -1,13 +1,13 @@
-"""The primitives of batch normalisation: all that reads a whole array to sum it up, and what that transposes to.
+"""The primitives of batch normalisation: what sums up a whole array, and what that transposes to.
 
     moments(x)                                       -> mean, var
     sums(g; x, mean, factor, bias)                   -> sum of g' (x - mean), sum of g'
     spread(slope, shift; x, mean, factor, bias)      -> ((x - mean) slope + shift)'
 
-where ' stands for zero wherever (x - mean) factor + bias is not positive, with `relu`, and for nothing without.
-Sums and spread are linear in what stands before the semicolon, and each other's transposes. Arrays are
-[..., C], vectors [C]; results are float32. On CPU moments and sums of float32 are kernels in C++, elsewhere
-all three are what is written here.
+where ' stands for zero wherever (x - mean) factor + bias is not positive, with `relu`, and for nothing
+without. Sums and spread are linear in what stands before the semicolon, and each other's transposes. Arrays
+are [..., C], vectors [C]; results are float32. On CPU moments and sums of float32 are kernels in C++,
+elsewhere all three are what is written here.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,7 +106,7 @@ def _primitive(name: str, plain: Callable[..., Arrays], kernel: str | None) -> P
 
 
 def _define_jvp(primitive: Primitive, plain: Callable[..., Arrays], linear: int) -> None:
-    """Derive a primitive that is linear in its first operands; in the others, as the function it stands for."""
+    """Derive a primitive that is linear in its first operands; in the others, as its function."""
 
     def jvp(primals: Arrays, tangents: Arrays, **params: Any):
         results = primitive.bind(*primals, **params)

@@ -1,6 +1,5 @@
 // All kernels, in one translation unit: XLA's headers take longer to compile than they do.
 #include "batch_norm.h"
 #include "grouped_conv.h"
-#include "max_pool.h"
 
 extern "C" int resnext_jax_lanes() { return kLanes; }
