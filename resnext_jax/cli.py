@@ -294,7 +294,8 @@ def clean_exit() -> Iterator[None]:
     """Logs as plain lines, freed memory kept, and one line and an exit code for all that may go wrong inside:
     2 for bad input, 128 + the signal."""
     _log_to_stderr()
-    ops.keep_freed_memory()
+    if os.environ.get("RESNEXT_JAX_KEEP_FREED_MEMORY") != "0":
+        ops.keep_freed_memory()
     try:
         yield
     except training.Interrupted as stop:
