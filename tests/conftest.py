@@ -1,10 +1,12 @@
 """Shared fixtures: simulated devices, image folders, torchvision, real data where it is present."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 # Before jax starts: four CPU devices, so that data-parallel tests run everywhere.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
@@ -42,16 +44,13 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def torchvision():
-    """torchvision, made importable where its compiled operators do not load (CPU build of torch)."""
-    torch = pytest.importorskip("torch")
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    module = pytest.importorskip("torchvision")
-    yield module
-    del library
+def torchvision() -> ModuleType:
+    pytest.importorskip("torch")
+    from port_torchvision import import_torchvision
+
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    return import_torchvision()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from types import ModuleType
 import jax
 import numpy as np
 import torch
+from port_torchvision import randomise_norms
 from torch import nn
 
 from resnext_jax.models import ResNet, abstract_model
@@ -129,21 +130,6 @@ class PreactivationResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(stages(self, x)["pool"])
-
-
-def randomise_norms(model: nn.Module, in_channels: int = 3) -> None:
-    """Random affine terms, and statistics near those of random images, so that no activation runs away."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, 0.0, 0.2)
-    with torch.no_grad():
-        model.train()(torch.randn(4, in_channels, 64, 64))
-        for norm in norms:
-            norm.momentum = 0.1
-            norm.running_mean += 0.3 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
-            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.7, 1.4)
 
 
 def stages(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
