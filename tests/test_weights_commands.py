@@ -162,6 +162,28 @@ def test_weights_that_cannot_be_had_are_one_line(tiny, image_folder, tmp_path, c
     assert not (tmp_path / "new").exists()
 
 
+def test_a_trained_model_goes_back_to_torch(tiny, torchvision, image_folder, tmp_path):
+    """What was trained here, converted, predicts in torchvision's ResNet what it predicts here."""
+    import torch
+    from torch import nn
+
+    run(*flags(image_folder, tiny, tmp_path / "run"))
+    run("convert", tmp_path / "run", tmp_path / "w.pth")
+    resnet = torchvision.models.resnet
+    theirs = resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], groups=4, width_per_group=8)
+    theirs.conv1, theirs.fc = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Linear(256, 2)
+    theirs.maxpool = theirs.layer2 = theirs.layer3 = theirs.layer4 = nn.Identity()
+    theirs.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True), strict=True)
+
+    predictor, image = load_run(tmp_path / "run"), image_folder / "left" / "P00_0.jpg"
+    prepare = predictor.preprocessing
+    pixels = (prepare(np.asarray(Image.open(image))) / 255 - prepare.mean) / prepare.std
+    with torch.no_grad():
+        logits = theirs.eval()(torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None])
+    found = predictor.predict([image]).probabilities
+    np.testing.assert_allclose(found, logits.softmax(1).numpy(), rtol=1e-5)
+
+
 def test_summary_counts_what_is_frozen(capsys):
     totals = []
     for freeze in ((), ("--freeze", "conv1,bn1,layer1"), ("--freeze", "backbone")):

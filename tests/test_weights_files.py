@@ -203,8 +203,41 @@ def test_truncated_files(torch, arrays, tmp_path, kind, share):
     assert "\n" not in str(info.value)
 
 
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damaged_files(torch, tmp_path, kind, recwarn):
+    """Whatever a changed byte makes of a file, it is read or refused in one line that names it."""
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    arrays = {name: np.ones((4, 3), np.float32) for name in ("conv1.weight", "fc.weight")}
+    if kind == "safetensors":
+        write_weights(path, arrays)
+    else:
+        tensors = {key: torch.tensor(array) for key, array in arrays.items()}
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+    whole, rng, errors = path.read_bytes(), np.random.default_rng(0), []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.integers(min(len(whole), 700))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_weights(path)
+        except ValueError as error:
+            errors.append(str(error))
+    assert len(errors) > 50
+    assert all(error.startswith(f"{path}: ") and "\n" not in error for error in errors)
+    assert not recwarn.list
+
+
+def test_types_that_are_not_read(torch, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"w\.safetensors: holds arrays of a type .* float8_e4m3fn"):
+        read_weights(tmp_path / "w.safetensors")
+
+
 @pytest.mark.parametrize(
-    "content", [b"<html>404</html>", b"\x80\x05N.", bytes(1000), b"PK\x03\x04" + bytes(99)]
+    "content",
+    [b"<html>404</html>", b"\x80\x05N.", pickle.dumps({"a": 1}), bytes(1000), b"PK\x03\x04" + bytes(99)],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_other_content(torch, tmp_path, content, suffix):

@@ -151,13 +151,22 @@ def test_torch_tensors_of_every_float(tiny):
 def test_what_is_not_weights_is_refused(tiny):
     arrays = random_arrays(tiny, num_classes=3)
     with pytest.raises(
-        ValueError, match=r"not an array of floating point numbers: bn1\.bias \(int8\), epoch \(int\)"
+        ValueError, match=r"not a dense array of floating point numbers: bn1\.bias \(int8\), epoch \(int\)"
     ):
         loaded(tiny, arrays | {"bn1.bias": np.zeros(64, np.int8), "epoch": 3})
     with pytest.raises(ValueError, match="expected arrays by name, found a list"):
         loaded(tiny, [1, 2])
     with pytest.raises(ValueError, match="holds no arrays"):
         loaded(tiny, {})
+    with pytest.raises(ValueError, match="expected arrays by name, found one called 7"):
+        loaded(tiny, arrays | {7: arrays["bn1.bias"]})
+
+
+def test_torch_tensors_without_plain_values_are_refused(tiny):
+    torch = pytest.importorskip("torch")
+    odd = {"a": torch.eye(3).to_sparse(), "b": torch.empty(2, device="meta"), "c": torch.ones(2, dtype=int)}
+    with pytest.raises(ValueError, match=r"a \(sparse_coo float32\), b \(empty float32\), c \(int64\)"):
+        loaded(tiny, odd)
 
 
 def test_not_finite_weights_are_warned_of(tiny, caplog):
@@ -204,6 +213,8 @@ def test_other_input_channels_are_hinted_at(tiny):
         "resnext50_32x4d_stride1x1_bias",
         "resnet50_v2",
         "resnext29_16x64d",
+        "resnext101_32x16d",
+        "resnext101_32x48d",
     ],
 )
 def test_variant_is_told_by_names_and_shapes(name):

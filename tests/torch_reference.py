@@ -60,8 +60,8 @@ def build(torchvision: ModuleType, name: str, num_classes: int) -> nn.Module:
         return resnext([2, 3, 5, 2], norm_layer=partial(nn.BatchNorm2d, eps=1.001e-5))
     if name == "resnext50_32x4d_stride1x1_bias":
         return stride_first_and_bias(resnext([3, 4, 6, 3]))
-    if paper := re.fullmatch(r"resnext29_(\d+)x64d", name):
-        shape = {"groups": int(paper[1]), "width_per_group": 64, "num_classes": num_classes}
+    if paper := re.fullmatch(r"resnext29_(\d+)x(\d+)d", name):
+        shape = {"groups": int(paper[1]), "width_per_group": int(paper[2]), "num_classes": num_classes}
         return cifar(resnet.ResNet(resnet.Bottleneck, [3, 3, 3, 1], **shape))
     if supervised := re.fullmatch(r"resnext101_32x(16|32|48)d", name):
         shape = {"groups": 32, "width_per_group": int(supervised[1]), "num_classes": num_classes}

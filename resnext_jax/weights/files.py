@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -103,12 +104,15 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: damaged, incomplete or not safetensors: {error}") from None
+    except AttributeError as error:  # numpy has no such type
+        raise ValueError(f"{path}: holds arrays of a type that is not read: {error.name}") from None
 
 
 def _read_torch(path: Path) -> Any:
     torch = _torch(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what is refused below, in one line
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -117,9 +121,11 @@ def _read_torch(path: Path) -> Any:
             f"{path}: refused, nothing was run: it refers to {refused[1]}, and only arrays are read; "
             "where you trust it, load it in PyTorch and save its state_dict() alone"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).split(".")[0] or "the file ends early"
-        raise ValueError(f"{path}: damaged or incomplete: {reason}") from None
+    except PermissionError:
+        raise
+    except Exception as error:  # damage makes the unpickler raise errors of many kinds
+        reason = str(error).split(".")[0] if isinstance(error, (RuntimeError, OSError)) else ""
+        raise ValueError(f"{path}: damaged or incomplete: {reason or 'its parts do not fit'}") from None
 
 
 def _torch(path: Path) -> ModuleType:

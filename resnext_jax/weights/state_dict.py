@@ -87,7 +87,7 @@ def clean_state_dict(state_dict: Mapping[str, Any]) -> StateDict:
     """Unwrap a state dict, strip prefixes, drop counters, and make every array float32 numpy.
 
     Raises:
-        ValueError: no arrays, or values that are not arrays of floating point numbers.
+        ValueError: no arrays, or values that are not dense arrays of floating point numbers.
     """
     if not isinstance(state_dict, Mapping):
         raise ValueError(f"state dict: expected arrays by name, found a {type(state_dict).__name__}")
@@ -95,12 +95,15 @@ def clean_state_dict(state_dict: Mapping[str, Any]) -> StateDict:
         if isinstance(state_dict.get(wrapper), Mapping):
             log.info("state dict: taken from under the key %r", wrapper)
             state_dict = state_dict[wrapper]
-    if state_dict and all(str(name).startswith("module.") for name in state_dict):
+    other = [repr(name) for name in state_dict if not isinstance(name, str)]
+    if other:
+        raise ValueError(f"state dict: expected arrays by name, found one called {_join(other)}")
+    if state_dict and all(name.startswith("module.") for name in state_dict):
         log.info("state dict: removed DataParallel's prefix 'module.' from every name")
         state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     arrays, casts, bad = {}, {}, []
     for name, value in state_dict.items():
-        if str(name).endswith("num_batches_tracked"):
+        if name.endswith("num_batches_tracked"):
             continue
         array, dtype = _float32(value)
         if array is None:
@@ -109,7 +112,7 @@ def clean_state_dict(state_dict: Mapping[str, Any]) -> StateDict:
             casts.setdefault(dtype, []).append(name)
         arrays[name] = array
     if bad:
-        raise ValueError(f"state dict: not an array of floating point numbers: {_join(bad)}")
+        raise ValueError(f"state dict: not a dense array of floating point numbers: {_join(bad)}")
     if not arrays:
         raise ValueError("state dict: holds no arrays")
     for dtype, names in casts.items():
@@ -163,7 +166,9 @@ def _without_head(named: Mapping[str, Any]) -> dict[str, Any]:
 def _float32(value: Any) -> tuple[np.ndarray | None, str]:
     """The value as a float32 array, or None, and the name of the type that it had."""
     if hasattr(value, "is_floating_point"):  # a torch tensor; numpy has no bfloat16, so torch casts
-        dtype = str(value.dtype).removeprefix("torch.")
+        dtype, layout = (str(kind).removeprefix("torch.") for kind in (value.dtype, value.layout))
+        if layout != "strided" or value.is_meta:
+            return None, f"{layout if layout != 'strided' else 'empty'} {dtype}"
         return (value.detach().cpu().float().numpy() if value.is_floating_point() else None), dtype
     dtype = getattr(value, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
