@@ -71,22 +71,28 @@ inline void AddMoments(int64_t pixels, int64_t channels, const float* x, const f
   });
 }
 
-// Mean and biased variance. Each chunk is seen from its own first pixel, so that a large mean cancels nothing: the
-// squares of n numbers seen from one of them are at most n times those seen from their mean.
+// Mean and biased variance. Each chunk is seen from the mean of a quarter of its pixels, so that neither a large mean
+// nor a pixel far off cancels much: squares seen from there are at most 5 times those seen from the chunk's mean.
 inline void Moments(ffi::ThreadPool& pool, const Chunks& chunks, const float* x, float* mean, float* var) {
   const int64_t channels = chunks.channels;
-  std::vector<float> sums(chunks.count * 2 * channels);
+  // Of each chunk: where it is seen from, the sum of x seen from there, and that of its square.
+  std::vector<float> parts(chunks.count * 3 * channels);
   ParallelFor(pool, chunks.count, [&](int64_t chunk) {
-    float* sum = sums.data() + chunk * 2 * channels;
+    float *shift = parts.data() + chunk * 3 * channels, *sum = shift + channels, *square = sum + channels;
     const float* pixels = x + chunks.start(chunk);
-    AddMoments(chunks.size(chunk), channels, pixels, pixels, sum, sum + channels);
+    const int64_t quarter = (chunks.size(chunk) + 3) / 4;
+    AddMoments(quarter, channels, pixels, pixels, sum, square);
+    for (int64_t c = 0; c < channels; ++c) shift[c] = pixels[c] + sum[c] / quarter;
+    std::fill(sum, square + channels, 0.0f);
+    AddMoments(chunks.size(chunk), channels, pixels, shift, sum, square);
   });
 
   std::vector<double> centre(channels), squares(channels);
   const auto for_chunks = [&](const auto& add) {
     for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
-      const float *sum = sums.data() + chunk * 2 * channels, *shift = x + chunks.start(chunk);
-      for (int64_t c = 0; c < channels; ++c) add(c, double(chunks.size(chunk)), shift[c], sum[c], sum[channels + c]);
+      const float* part = parts.data() + chunk * 3 * channels;
+      const double n = chunks.size(chunk);
+      for (int64_t c = 0; c < channels; ++c) add(c, n, part[c], part[channels + c], part[2 * channels + c]);
     }
   };
   for_chunks([&](int64_t c, double n, double shift, double sum, double) {
