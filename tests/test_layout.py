@@ -12,7 +12,7 @@ import resnext_jax
 PACKAGE = Path(resnext_jax.__file__).parent
 # What each part may import of the others.
 BELOW = {
-    "ops": set(),
+    "ops": {"cache"},
     "cache": set(),
     "download": set(),
     "data": {"download"},

@@ -186,8 +186,7 @@ def _register(
     by_xla = mlir.lower_fun(lowering, multiple_results=False)
 
     def lower(context: mlir.LoweringRuleContext, a: Any, b: Any, *, spec: ConvSpec):
-        is_float32 = context.avals_out[0].dtype == jnp.float32
-        if is_float32 and native.is_usable(context) and _has_kernel(spec, width(spec)):
+        if native.is_usable(context) and _has_kernel(spec, width(spec)):
             return native.lower(context, kernel, a, b, spec=_numbers(spec))
         return by_xla(context, a, b, spec=spec)
 

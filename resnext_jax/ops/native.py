@@ -38,8 +38,9 @@ def lanes() -> int:
 
 
 def is_usable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether a program being lowered may call the kernels; not if it is exported, for any machine."""
-    return not context.module_context.lowering_parameters.for_export and lanes() > 0
+    """Whether a kernel may do what is being lowered: float32, and not exported for any machine."""
+    is_known = all(a.dtype == np.float32 and a.size > 0 for a in context.avals_in)
+    return is_known and not context.module_context.lowering_parameters.for_export and lanes() > 0
 
 
 def lower(context: mlir.LoweringRuleContext, kernel: str, *operands: Any, **attributes: Any) -> Any:

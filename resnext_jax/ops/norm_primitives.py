@@ -96,8 +96,7 @@ def _primitive(name: str, plain: Callable[..., Arrays], kernel: str | None) -> P
     if kernel is not None:
 
         def lower_on_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any):
-            is_known = all(a.dtype == jnp.float32 and a.size > 0 for a in context.avals_in)
-            if is_known and native.is_usable(context):
+            if native.is_usable(context):
                 return native.lower(context, kernel, *operands, **params)
             return lowering(context, *operands, **params)
 
