@@ -69,12 +69,17 @@ def main(
     images = np.random.default_rng(0).normal(size=(batch_size, image_size, image_size, 3)).astype(np.float32)
     with tempfile.TemporaryDirectory() as scratch:
         paths = random_files(Path(scratch)) if folder is None else files(folder)
-        print(HEADER)
+        ported = 0
         for path in paths:
             try:
-                print(row(path, images, out), flush=True)
+                line = row(path, images, out)
             except ValueError as error:
                 print(f"{path.name} is left out: {error}", file=sys.stderr)
+                continue
+            print(line if ported else f"{HEADER}\n{line}", flush=True)
+            ported += 1
+    if not ported:
+        raise ValueError(f"{folder}: no .pth file of torchvision's ResNets there")
 
 
 def files(folder: Path) -> list[Path]:

@@ -64,6 +64,16 @@ def test_random_weights(port, monkeypatch, capsys):
     assert_row(capsys.readouterr().out.splitlines()[2], "resnet18", "11,689,512", "0.04 G", "69.8 %")
 
 
+def test_a_folder_without_a_resnet(port, tmp_path, capsys):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(SystemExit) as stop:
+        port(tmp_path)
+    shown = capsys.readouterr()
+    assert stop.value.code == 2
+    assert shown.out == ""
+    assert f"error: {tmp_path}: no .pth file of torchvision's ResNets there" in shown.err
+
+
 @pytest.mark.parametrize(
     ("message", "arguments"),
     {
