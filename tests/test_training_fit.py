@@ -88,6 +88,8 @@ def test_prediction_and_evaluation_need_only_the_run(config, image_folder):
         metrics = predictor.evaluate("val")
         assert metrics["images"] == 4
         assert metrics["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
+    with pytest.raises(ValueError, match="devices"):
+        predictor.evaluate("val", devices=1000)
     predictions = predictor.predict([image_folder], batch_size=3)
     assert len(predictions.keys) == 20
     assert predictions.probabilities.sum(1) == pytest.approx(1, abs=1e-5)

@@ -161,10 +161,16 @@ class Predictor:
                 f"{', '.join(self.classes)}"
             )
         source = choose_split(config, dataset, split)
-        return self.evaluate_source(source, split, positive=positive, quiet=quiet)
+        return self.evaluate_source(source, split, positive=positive, quiet=quiet, **changes)
 
     def evaluate_source(
-        self, source: Source, name: str, *, positive: str | None = None, quiet: bool = True
+        self,
+        source: Source,
+        name: str,
+        *,
+        positive: str | None = None,
+        quiet: bool = True,
+        **changes: object,
     ) -> dict[str, Any]:
         """Metrics on any images of the model's classes, as `evaluate` has them.
 
@@ -173,9 +179,11 @@ class Predictor:
             name: what they are, for the progress that is shown.
             positive: of two classes, the one to be detected; None: the second.
             quiet: show no progress.
+            changes: fields of the configuration to replace, such as `batch_size` or `devices`.
         """
-        config = self.config
-        images = read_images(source, name, self.info, config.cache_gib, Console(quiet))
+        info = replace(self.info, config=replace(self.config, **changes))
+        config = info.config
+        images = read_images(source, name, info, config.cache_gib, Console(quiet))
         parallel = DataParallel(config.devices)
         graphdef, params, batch_stats = split_model(self.model)
         evaluate = Evaluator(graphdef, self.preprocessing, parallel)
