@@ -18,11 +18,10 @@ In a block, a value that is not finite in one group shows in all (0 times infini
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
+import numpy as np
 from jax.interpreters import mlir
 
 from resnext_jax.ops import conv_primitives as xla
@@ -161,6 +160,14 @@ def _map(function: Callable[..., jax.Array], *sequences: Sequence[jax.Array] | j
     return [function(*items) for items in zip(*sequences, strict=True)]
 
 
+def _outputs(spec: ConvSpec) -> int:
+    return spec.kernel_shape[3] // spec.groups
+
+
+def _inputs(spec: ConvSpec) -> int:
+    return spec.kernel_shape[2]
+
+
 def _has_kernel(spec: ConvSpec, width: int) -> bool:
     """Whether a kernel computes a result of `width` channels a group."""
     if _is_pointwise(spec):
@@ -168,42 +175,27 @@ def _has_kernel(spec: ConvSpec, width: int) -> bool:
     lanes = native.lanes()
     if width % lanes == 0:
         return True
-    _, _, inputs, outputs = spec.kernel_shape
-    return lanes % width == 0 and outputs % lanes == 0 and inputs == outputs // spec.groups
+    return lanes % width == 0 and spec.kernel_shape[3] % lanes == 0 and _inputs(spec) == _outputs(spec)
 
 
-def _register(
-    primitive: Primitive, lowering: Callable[..., jax.Array], kernel: str, width: Callable[[ConvSpec], int]
-) -> None:
-    """Lower a primitive on CPU to a kernel where there is one for its shapes, else as a function above.
+def _attributes(width: Callable[[ConvSpec], int], spec: ConvSpec) -> dict[str, np.ndarray] | None:
+    """The convolution as `kernels/grouped_conv.h` reads it, where a kernel has it.
 
     Args:
-        primitive: of `conv_primitives`.
-        lowering: the function.
-        kernel: name of the FFI handler.
         width: channels a group of the result, or of what the kernel's gradient is summed for.
+        spec: of the convolution.
     """
-    by_xla = mlir.lower_fun(lowering, multiple_results=False)
-
-    def lower(context: mlir.LoweringRuleContext, a: Any, b: Any, *, spec: ConvSpec):
-        if native.is_usable(context) and _has_kernel(spec, width(spec)):
-            return native.lower(context, kernel, a, b, spec=_numbers(spec))
-        return by_xla(context, a, b, spec=spec)
-
-    mlir.register_lowering(primitive, lower, platform="cpu")
-
-
-def _numbers(spec: ConvSpec) -> list[int]:
-    """The convolution as `kernels/grouped_conv.h` reads it."""
+    if not _has_kernel(spec, width(spec)):
+        return None
     (top, _), (left, _) = spec.padding
     shapes = (*spec.input_shape, *spec.kernel_shape, *spec.output_shape)
-    return [*shapes, *spec.strides, top, left, *spec.dilation, spec.groups]
+    return {"spec": np.array([*shapes, *spec.strides, top, left, *spec.dilation, spec.groups], np.int64)}
 
 
-def _outputs(spec: ConvSpec) -> int:
-    return spec.kernel_shape[3] // spec.groups
-
-
-_register(xla.conv_p, conv, "grouped_conv_forward", _outputs)
-_register(xla.input_grad_p, input_grad, "grouped_conv_input_grad", lambda spec: spec.kernel_shape[2])
-_register(xla.kernel_grad_p, kernel_grad, "grouped_conv_kernel_grad", _outputs)
+for _primitive, _lowering, _kernel, _width in (
+    (xla.conv_p, conv, "grouped_conv_forward", _outputs),
+    (xla.input_grad_p, input_grad, "grouped_conv_input_grad", _inputs),
+    (xla.kernel_grad_p, kernel_grad, "grouped_conv_kernel_grad", _outputs),
+):
+    _by_xla = mlir.lower_fun(_lowering, multiple_results=False)
+    native.register(_primitive, _kernel, _by_xla, partial(_attributes, _width))

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 import jaxlib
 import numpy as np
+from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from resnext_jax.cache import cache_directory
@@ -37,26 +39,30 @@ def lanes() -> int:
     return 0 if library is None else library[0].resnext_jax_lanes()
 
 
-def is_usable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether a kernel may do what is being lowered: float32, and not exported for any machine."""
-    is_known = all(a.dtype == np.float32 and a.size > 0 for a in context.avals_in)
-    return is_known and not context.module_context.lowering_parameters.for_export and lanes() > 0
-
-
-def lower(context: mlir.LoweringRuleContext, kernel: str, *operands: Any, **attributes: Any) -> Any:
-    """Lower a primitive to a call of a kernel.
+def register(
+    primitive: Primitive,
+    kernel: str,
+    otherwise: Callable[..., Any],
+    attributes: Callable[..., dict[str, Any] | None] = dict,
+) -> None:
+    """Lower a primitive on CPU to a call of a kernel; not in programs to be exported, for any machine.
 
     Args:
-        context: of the primitive.
+        primitive: of arrays, which the kernel takes where all are float32 and none is empty.
         kernel: name of an FFI handler in `kernels/`.
-        operands: as the handler takes them, row-major float32.
-        attributes: integers or floats, or lists of integers.
+        otherwise: lowering rule of all other cases.
+        attributes: the kernel's attributes by the primitive's parameters; None where it is not to be called.
     """
-    attributes = {
-        name: np.asarray(value, np.int64) if isinstance(value, list) else value
-        for name, value in attributes.items()
-    }
-    return jax.ffi.ffi_lowering(_target(kernel))(context, *operands, **attributes)
+
+    def lower(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+        is_known = all(a.dtype == np.float32 and a.size > 0 for a in context.avals_in)
+        if is_known and not context.module_context.lowering_parameters.for_export and lanes() > 0:
+            values = attributes(**params)
+            if values is not None:
+                return jax.ffi.ffi_lowering(_target(kernel))(context, *operands, **values)
+        return otherwise(context, *operands, **params)
+
+    mlir.register_lowering(primitive, lower, platform="cpu")
 
 
 @cache

@@ -94,13 +94,7 @@ def _primitive(name: str, plain: Callable[..., Arrays], kernel: str | None) -> P
     lowering = mlir.lower_fun(plain, multiple_results=True)
     mlir.register_lowering(primitive, lowering)
     if kernel is not None:
-
-        def lower_on_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any):
-            if native.is_usable(context):
-                return native.lower(context, kernel, *operands, **params)
-            return lowering(context, *operands, **params)
-
-        mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+        native.register(primitive, kernel, lowering)
     return primitive
 
 

@@ -9,9 +9,6 @@
 
 namespace batch_norm {
 
-using Array = ffi::Buffer<ffi::F32>;
-using Result = ffi::ResultBuffer<ffi::F32>;
-
 constexpr int64_t kChunkFloats = 32 * 1024;
 constexpr int64_t kChunkPixels = 256;  // at most: rounding errors grow with it
 constexpr int64_t kTogether = 4;       // pixels added up before the sums are loaded and stored
@@ -155,20 +152,20 @@ inline ffi::Error SumsHandler(ffi::ThreadPool pool, bool relu, Array g, Array x,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_moments, batch_norm::MomentsHandler,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<batch_norm::Array>()
-                                  .Ret<batch_norm::Array>()
-                                  .Ret<batch_norm::Array>());
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_sums, batch_norm::SumsHandler,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Attr<bool>("relu")
-                                  .Arg<batch_norm::Array>()
-                                  .Arg<batch_norm::Array>()
-                                  .Arg<batch_norm::Array>()
-                                  .Arg<batch_norm::Array>()
-                                  .Arg<batch_norm::Array>()
-                                  .Ret<batch_norm::Array>()
-                                  .Ret<batch_norm::Array>());
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>());
 
 #endif  // RESNEXT_JAX_BATCH_NORM_H_

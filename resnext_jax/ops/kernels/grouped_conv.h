@@ -20,6 +20,10 @@ constexpr int64_t kKernelGradFloats = 48 * 1024;     // of a work item of the ke
 constexpr int64_t kKernelGradDepth = 48;             // source channels at a time, of one group
 constexpr int64_t kPart = 32, kKernelGradPart = 128; // result channels of a work item, where its groups have as many
 
+// Rows of accumulators, each of some vectors, that are worked on at once.
+template <int Vectors>
+constexpr int kMostRows = std::min(kRegisters / Vectors, 8);
+
 struct Image {
   int64_t n, h, w, c;
 };
@@ -28,7 +32,7 @@ struct Conv {
   Image x, y;
   int64_t kh, kw, stride[2], pad[2], dilation[2], groups;
 
-  // The layout is that of `grouped_conv.py`.
+  // As `cpu_conv.py` writes it.
   explicit Conv(ffi::Span<const int64_t> s)
       : x{s[0], s[1], s[2], s[3]},
         y{s[8], s[9], s[10], s[11]},
@@ -53,16 +57,17 @@ struct Axis {
   int64_t in_step, out_step;
   std::vector<Phase> phases;
 
-  // The source positions met by results of phase-local positions below `count`: [low, high).
-  void Extent(int64_t* low, int64_t* high) const {
-    *low = INT64_MAX, *high = INT64_MIN;
+  // The source positions that results meet, those from `first` to `last` of each phase: [low, high).
+  std::pair<int64_t, int64_t> Extent(int64_t first, int64_t last) const {
+    int64_t low = INT64_MAX, high = INT64_MIN;
     for (const Phase& phase : phases)
       for (const Phase::Tap& tap : phase.taps) {
-        *low = std::min(*low, tap.start);
-        *high = std::max(*high, tap.start + (phase.count - 1) * in_step + 1);
+        low = std::min(low, tap.start + first * in_step);
+        high = std::max(high, tap.start + std::min(last, phase.count - 1) * in_step + 1);
       }
-    if (*low > *high) *low = *high = 0;
+    return low < high ? std::make_pair(low, high) : std::make_pair<int64_t, int64_t>(0, 0);
   }
+  std::pair<int64_t, int64_t> Extent() const { return Extent(0, INT64_MAX); }
 };
 
 // y from x: one phase, source positions a stride apart.
@@ -143,15 +148,16 @@ struct Pixel {
   int64_t window, result;
 };
 
-// Channels under a tap of the window: where they lie in the slab, from the window's beginning, and their weights.
+// Channels under a tap of the window: where they lie in the slab, from the window's beginning, and which rows of a
+// panel's weights are theirs.
 struct TapOffset {
   int64_t source, weights, depth;
 };
 
 // Adds a tap to a list, as a part of the last one where it follows on it.
-inline void AddTap(const TapOffset& tap, int64_t lanes, std::vector<TapOffset>& taps) {
+inline void AddTap(const TapOffset& tap, std::vector<TapOffset>& taps) {
   if (!taps.empty() && taps.back().source + taps.back().depth == tap.source &&
-      taps.back().weights + taps.back().depth * lanes == tap.weights)
+      taps.back().weights + taps.back().depth == tap.weights)
     taps.back().depth += tap.depth;
   else
     taps.push_back(tap);
@@ -177,7 +183,7 @@ void Tile(const Tiles& tiles, const Pixel* pixels) {
     for (int p = 0; p < P; ++p)
       for (int v = 0; v < Vectors; ++v) sum[p][v] = Load(tiles.result + pixels[p].result + v * kLanes);
   for (const TapOffset& tap : tiles.taps) {
-    const float* w = tiles.weights + tap.weights;
+    const float* w = tiles.weights + tap.weights * Vectors * kLanes;
     if constexpr (Group > 0) {
       AddGroups<Group, P>(sum, windows, tap.source, w, std::make_index_sequence<Group>());
     } else {
@@ -207,7 +213,7 @@ void TileOf(int64_t count, const Tiles& tiles, const Pixel* pixels) {
 // All pixels, in tiles of nearly equal size.
 template <int Group, int Vectors>
 void AllTiles(const Tiles& tiles, const std::vector<Pixel>& pixels) {
-  constexpr int kMost = kRegisters / Vectors < 8 ? kRegisters / Vectors : 8;
+  constexpr int kMost = kMostRows<Vectors>;
   const Pixel *next = pixels.data(), *end = next + pixels.size();
   for (int64_t left = (end - next + kMost - 1) / kMost; left > 0; --left) {
     const int64_t count = (end - next + left - 1) / left;
@@ -289,9 +295,8 @@ inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, 
     }
   });
 
-  int64_t left, right, top, bottom;
-  columns.Extent(&left, &right);
-  rows.Extent(&top, &bottom);
+  int64_t left, right;
+  std::tie(left, right) = columns.Extent();
   const int64_t together = PanelsTogether(panels, kPart, width);
   const int64_t parts = (panels.size() + together - 1) / together;
   const int64_t depth_most = std::max<int64_t>(8, kWeightFloats / (conv.taps() * panels[0].vectors * kLanes));
@@ -308,15 +313,7 @@ inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, 
       const auto begin = panels.begin() + part * together;
       const auto end = panels.begin() + std::min<int64_t>((part + 1) * together, panels.size());
       const int64_t y0 = chunk * rows_each, y1 = std::min(y0 + rows_each, to.h);
-      // The source rows that these results meet.
-      const int64_t p0 = y0 / rows.out_step, p1 = (y1 - 1) / rows.out_step;
-      int64_t low = INT64_MAX, high = INT64_MIN;
-      for (const Phase& phase : rows.phases)
-        for (const Phase::Tap& tap : phase.taps) {
-          low = std::min(low, tap.start + p0 * rows.in_step);
-          high = std::max(high, tap.start + p1 * rows.in_step + 1);
-        }
-      if (low > high) low = high = 0;
+      const auto [low, high] = rows.Extent(y0 / rows.out_step, (y1 - 1) / rows.out_step);
 
       const int64_t source = begin->source, sources = (end - 1)->source + (end - 1)->depth - source;
       const int64_t turns = sources == depth ? (depth + depth_most - 1) / depth_most : 1;
@@ -325,6 +322,7 @@ inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, 
       std::vector<TapOffset> taps;
       for (int64_t turn = 0, first = 0; turn < turns; ++turn) {
         const int64_t channels = (sources - first + turns - turn - 1) / (turns - turn);
+        const int64_t each = turns == 1 ? depth : channels;   // of them, a group's
         const int64_t size = (high - low) * (right - left);  // of an image's slab, in pixels
         slab.resize(std::max<size_t>(slab.size(), images * size * channels + 1));
         for (int64_t image = 0; image < images; ++image)
@@ -341,14 +339,12 @@ inline void Correlate(ffi::ThreadPool& pool, const Conv& conv, bool transposed, 
                   pixels.push_back({image * size + from_row * (right - left) + column * columns.in_step - left,
                                     (to_row * to.w + across.first + column * columns.out_step) * to.c});
                 }
+            taps.clear();
+            for (const Phase::Tap& i : rows.phases[y % rows.out_step].taps)
+              for (const Phase::Tap& j : across.taps)
+                AddTap({(i.start * (right - left) + j.start) * channels, (i.k * conv.kw + j.k) * depth + first, each},
+                       taps);
             for (auto panel = begin; panel != end; ++panel) {
-              const int64_t lanes = panel->vectors * kLanes;
-              taps.clear();
-              for (const Phase::Tap& i : rows.phases[y % rows.out_step].taps)
-                for (const Phase::Tap& j : across.taps)
-                  AddTap({(i.start * (right - left) + j.start) * channels,
-                          ((i.k * conv.kw + j.k) * depth + first) * lanes, turns == 1 ? depth : channels},
-                         lanes, taps);
               const Tiles tiles{slab.data() + panel->source - source,
                                 channels,
                                 taps,
@@ -440,7 +436,7 @@ void AddOuterProductsOf(int64_t depth, const Products& products, int64_t first) 
 // The same for any number of channels of x.
 template <int Vectors>
 void AddAllOuterProducts(int64_t depth, const Products& products) {
-  constexpr int kMost = kRegisters / Vectors < 8 ? kRegisters / Vectors : 8;
+  constexpr int kMost = kMostRows<Vectors>;
   int64_t first = 0;
   for (int64_t left = (depth + kMost - 1) / kMost; left > 0; --left) {
     const int64_t count = (depth - first + left - 1) / left;
@@ -462,7 +458,7 @@ inline void KernelGrad(ffi::ThreadPool& pool, const Conv& conv, const float* x, 
   const Axis rows = Forward(conv.y.h, conv.kh, conv.stride[0], conv.pad[0], conv.dilation[0]);
   const Axis columns = Forward(conv.y.w, conv.kw, conv.stride[1], conv.pad[1], conv.dilation[1]);
   int64_t left, right;
-  columns.Extent(&left, &right);
+  std::tie(left, right) = columns.Extent();
 
   WithGroup(conv.outputs(), [&](auto group) {
     ParallelFor(pool, parts * shares, [&](int64_t item) {
@@ -498,6 +494,7 @@ inline void KernelGrad(ffi::ThreadPool& pool, const Conv& conv, const float* x, 
             }
           for (int64_t first = 0; first < inputs; first += depth) {
             const int64_t channels = std::min(depth, inputs - first);
+            const int64_t each = turns == 1 ? conv.inputs() : channels;  // of them, a group's
             for (int64_t image = 0; image < images; ++image)
               CopySlab(x + (n + image) * conv.x.h * conv.x.w * conv.x.c, conv.x, source + first, channels, top, height,
                        left, right - left, slab.data() + image * height * (right - left) * channels);
@@ -523,9 +520,9 @@ inline void KernelGrad(ffi::ThreadPool& pool, const Conv& conv, const float* x, 
                   if constexpr (group > 0)
                     AddProducts<group>(products, std::make_index_sequence<group>());
                   else if (panel->vectors == 1)
-                    AddAllOuterProducts<1>(merged * (turns == 1 ? panel->depth : channels), products);
+                    AddAllOuterProducts<1>(merged * each, products);
                   else
-                    AddAllOuterProducts<2>(merged * (turns == 1 ? panel->depth : channels), products);
+                    AddAllOuterProducts<2>(merged * each, products);
                 }
           }
         }
@@ -539,8 +536,6 @@ inline void KernelGrad(ffi::ThreadPool& pool, const Conv& conv, const float* x, 
 
 }  // namespace grouped_conv
 
-using Array = ffi::Buffer<ffi::F32>;
-using Result = ffi::ResultBuffer<ffi::F32>;
 using Numbers = ffi::Span<const int64_t>;
 
 inline ffi::Error GroupedConv(ffi::ThreadPool pool, Numbers spec, Array x, Array w, Result y) {
