@@ -322,16 +322,12 @@ def parse(arguments: Sequence[str]) -> object:
             COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
         )
     if isinstance(command, TrainConfig) and command.resume:
-        return parse_train(arguments[1:])
+        return _parse_over(_saved(command), arguments[1:], "resnext-jax train")
     return command
 
 
 def parse_train(
-    arguments: Sequence[str],
-    default: TrainConfig | None = None,
-    *,
-    prog: str = "resnext-jax train",
-    description: str | None = None,
+    arguments: Sequence[str], default: TrainConfig, *, prog: str, description: str
 ) -> TrainConfig:
     """A run's configuration from its flags; of a resumed run, its own settings are their defaults.
 
@@ -341,16 +337,21 @@ def parse_train(
         prog: name of the command, for `--help`.
         description: beginning of what `--help` prints.
     """
+    config = _parse_over(default, arguments, prog, description)
+    return _parse_over(_saved(config), arguments, prog, description) if config.resume else config
 
-    def parse_over(default: TrainConfig) -> TrainConfig:
-        with _errors_in_one_line():
-            return tyro.cli(TrainConfig, prog=prog, description=description, args=arguments, default=default)
 
-    config = parse_over(default or TrainConfig())
-    if not config.resume:
-        return config
+def _parse_over(
+    default: TrainConfig, arguments: Sequence[str], prog: str, description: str | None = None
+) -> TrainConfig:
+    with _errors_in_one_line():
+        return tyro.cli(TrainConfig, prog=prog, description=description, args=arguments, default=default)
+
+
+def _saved(config: TrainConfig) -> TrainConfig:
+    """What a run that is to be resumed was configured as."""
     saved = training.read_info(config.out).config
-    return parse_over(dataclasses.replace(saved, resume=True, overwrite=False))
+    return dataclasses.replace(saved, resume=True, overwrite=False)
 
 
 @contextmanager
