@@ -15,6 +15,7 @@ from PIL import Image
 
 import resnext_jax as rj
 from resnext_jax import cli
+from resnext_jax.data import Source
 from resnext_jax.data.images import decode
 from resnext_jax.reports import tables
 from resnext_jax.training import Predictor, read_dataset, write_json
@@ -76,8 +77,13 @@ def save_images(config: rj.TrainConfig, split: str, count: int) -> Path:
     """
     source = read_dataset(config).split(split)
     for i in np.unique(np.linspace(0, len(source) - 1, count).round().astype(int)):
-        record = source[i]
-        file = config.out / "images" / source.classes[record["label"]] / f"{Path(record['key']).stem}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(decode(record["image"], record["key"])).save(file)
+        save_image(source, i, config.out / "images", Path(source.keys[i]).stem)
     return config.out / "images"
+
+
+def save_image(source: Source, index: int, folder: Path, stem: str) -> None:
+    """Write an image of a source to `CLASS/STEM.png` in a folder."""
+    record = source[index]
+    file = folder / source.classes[record["label"]] / f"{stem}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(decode(record["image"], record["key"])).save(file)

@@ -20,8 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from experiment import run, train_and_evaluate
-from PIL import Image
+from experiment import run, save_image, train_and_evaluate
 
 import resnext_jax as rj
 from resnext_jax.data import Source, open_dataset
@@ -77,10 +76,7 @@ def save_demo(folder: Path) -> Path:
     """Images of the demo set, which comes divided, as a folder of twelve patients with eight images each."""
     source = open_dataset("demo").split("train")
     for i in range(96):
-        record = source[i]
-        file = folder / source.classes[record["label"]] / f"P{i % 12:02}_{i:02}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(record["image"]).save(file)
+        save_image(source, i, folder, f"P{i % 12:02}_{i:02}")
     return folder
 
 

@@ -1,6 +1,5 @@
 """Every experiment runs, on demo and on real data, and what it promises is there afterwards."""
 
-import importlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import results_page
 from PIL import Image
 
 from resnext_jax.data import prepare_tfds
@@ -39,7 +39,6 @@ def smoke(tiny, tmp_path, monkeypatch):
         flags = ["--smoke", "--model", tiny, "--devices", "1", "--out", tmp_path / name, *arguments]
         argv = [f"{name}.py", *EXPERIMENTS[name], *map(str, flags)]
         monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.syspath_prepend(str(FOLDER))
         runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
         return tmp_path / name
 
@@ -151,17 +150,11 @@ def test_bad_input_is_one_line(smoke, capsys):
     assert capsys.readouterr().err.startswith("error: lr=-1.0: expected a number above 0")
 
 
-@pytest.fixture
-def results_page(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("results_page")
-
-
-def test_the_results_page_shows_the_records(results_page):
+def test_the_results_page_shows_the_records():
     assert results_page.tables() in (FOLDER / "README.md").read_text()
 
 
-def test_records_of_runs_become_rows(smoke, results_page, tmp_path, monkeypatch):
+def test_records_of_runs_become_rows(smoke, tmp_path, monkeypatch):
     monkeypatch.setattr(results_page, "RESULTS", tmp_path / "results")
     out = smoke("monkeypox_crossval", "--batch-size", "8")
     for fold in (1, 0, 1):  # one of them twice

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
@@ -41,14 +42,6 @@ def convolutions(draw):
 def operands(x_shape, w_shape, dtype, seed=0):
     rng = np.random.default_rng(seed)
     return jnp.asarray(rng.normal(size=x_shape), dtype), jnp.asarray(rng.normal(size=w_shape), dtype)
-
-
-def assert_close(actual, expected, tolerance):
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == b.shape
-        assert a.dtype == b.dtype
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * (1 + np.abs(b).max()))
 
 
 def value_and_gradients(conv, x, w):

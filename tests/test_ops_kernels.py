@@ -6,8 +6,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from arrays import assert_close, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
@@ -47,19 +47,9 @@ def convolutions(draw):
     return x_shape, (*window, inputs, groups * outputs), arguments
 
 
-def normal(shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
 def value_and_gradients(conv, x, w):
     y, vjp = jax.vjp(conv, x, w)
     return y, vjp(normal(y.shape, 2))
-
-
-def assert_close(actual, expected):
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * (1 + float(jnp.abs(b).max())))
 
 
 @given(convolutions())

@@ -6,22 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import assert_close, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
 from resnext_jax import ops
-
-
-def normal(shape, seed=0, dtype="float32"):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-
-def assert_close(actual, expected, tolerance=2e-5):
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * (1 + np.abs(b).max()))
 
 
 def plain_batch_norm(x, scale, bias, epsilon, axis_name=None, relu=False):
