@@ -18,7 +18,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch_reference import TORCHVISION, compiled, ported, reference, relative_error, to_torch  # noqa: E402
+from torch_reference import (  # noqa: E402
+    TORCHVISION,
+    compiled,
+    ported,
+    reference,
+    relative_error,
+    to_torch,
+    weaken_branches,
+)
 
 from resnext_jax.training import TrainConfig  # noqa: E402
 from resnext_jax.training.optimizer import make_optimizer  # noqa: E402
@@ -128,7 +136,7 @@ def test_gradients_with_fixed_statistics(torchvision, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_double_precision(double, torchvision, name):
-    theirs = reference(torchvision, name).double().train()
+    theirs = weaken_branches(reference(torchvision, name)).double().train()
     ours = Ours(name, theirs, np.dtype("float64"))
     images, labels = next(batches(32, np.float64))
     start = copy.copy(ours)
@@ -136,12 +144,12 @@ def test_double_precision(double, torchvision, name):
     assert start.backward(images, labels) == pytest.approx(torch_backward(copied, images, labels), rel=1e-12)
     assert_close(from_trees(start.grads), gradients(copied), 1e-9)
     for recipe in RECIPES:
-        assert_same_training(ours, theirs, 32, 1e-2 if recipe == "sgd" else 1e-3, recipe, 1e-6)
+        assert_same_training(ours, theirs, 32, 1e-2 if recipe == "sgd" else 1e-3, recipe, 1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_single_precision(torchvision, name):
-    theirs = reference(torchvision, name).train()
+    theirs = weaken_branches(reference(torchvision, name)).train()
     ours = Ours(name, theirs, np.dtype("float32"))
     images, labels = next(batches(64, np.float32))
     start = copy.copy(ours)

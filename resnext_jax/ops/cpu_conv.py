@@ -5,7 +5,8 @@ Each function takes what the primitive of the same name takes.
 - Windows larger than 1x1 of float32 are left to the kernels of `kernels/grouped_conv.h`, where the channels
   of a group fill vectors, or where several groups of as many inputs as outputs do. What follows is for all
   others, and for programs that may not call the kernels.
-- 1x1 kernels are one 2-D matrix product, after leaving out the pixels that the stride skips.
+- 1x1 kernels are one 2-D matrix product, after leaving out the pixels that the stride skips. Only the product
+  over many pixels, for the kernel's gradient, is faster in a kernel: XLA cannot divide a sum among threads.
 - Groups are merged into blocks of about BLOCK_CHANNELS channels. A block is a dense convolution whose kernel
   is block-diagonal; the zeros cost arithmetic, which is far cheaper than XLA's own loop over groups.
 - Images smaller than the kernel (the last stages of a small input) are one matrix product over the windows'
@@ -15,6 +16,7 @@ Each function takes what the primitive of the same name takes.
 In a block, a value that is not finite in one group shows in all (0 times infinity is not a number).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -168,34 +170,45 @@ def _inputs(spec: ConvSpec) -> int:
     return spec.kernel_shape[2]
 
 
+def _never(spec: ConvSpec) -> bool:
+    return False
+
+
+def _sums_many_pixels(spec: ConvSpec) -> bool:
+    """Whether the kernel's gradient adds up all pixels of x, and more of them than it has rows or columns."""
+    x, y = spec.input_shape, spec.output_shape
+    return x[:3] == y[:3] and math.prod(x[:3]) > max(x[3], y[3])
+
+
 def _has_kernel(spec: ConvSpec, width: int) -> bool:
     """Whether a kernel computes a result of `width` channels a group."""
-    if _is_pointwise(spec):
-        return False
     lanes = native.lanes()
     if width % lanes == 0:
         return True
     return lanes % width == 0 and spec.kernel_shape[3] % lanes == 0 and _inputs(spec) == _outputs(spec)
 
 
-def _attributes(width: Callable[[ConvSpec], int], spec: ConvSpec) -> dict[str, np.ndarray] | None:
+def _attributes(
+    width: Callable[[ConvSpec], int], pointwise: Callable[[ConvSpec], bool], spec: ConvSpec
+) -> dict[str, np.ndarray] | None:
     """The convolution as `kernels/grouped_conv.h` reads it, where a kernel has it.
 
     Args:
         width: channels a group of the result, or of what the kernel's gradient is summed for.
+        pointwise: whether a 1x1 convolution is better left to the kernel.
         spec: of the convolution.
     """
-    if not _has_kernel(spec, width(spec)):
+    if _is_pointwise(spec) and not pointwise(spec) or not _has_kernel(spec, width(spec)):
         return None
     (top, _), (left, _) = spec.padding
     shapes = (*spec.input_shape, *spec.kernel_shape, *spec.output_shape)
     return {"spec": np.array([*shapes, *spec.strides, top, left, *spec.dilation, spec.groups], np.int64)}
 
 
-for _primitive, _lowering, _kernel, _width in (
-    (xla.conv_p, conv, "grouped_conv_forward", _outputs),
-    (xla.input_grad_p, input_grad, "grouped_conv_input_grad", _inputs),
-    (xla.kernel_grad_p, kernel_grad, "grouped_conv_kernel_grad", _outputs),
+for _primitive, _lowering, _kernel, _width, _pointwise in (
+    (xla.conv_p, conv, "grouped_conv_forward", _outputs, _never),
+    (xla.input_grad_p, input_grad, "grouped_conv_input_grad", _inputs, _never),
+    (xla.kernel_grad_p, kernel_grad, "grouped_conv_kernel_grad", _outputs, _sums_many_pixels),
 ):
     _by_xla = mlir.lower_fun(_lowering, multiple_results=False)
-    native.register(_primitive, _kernel, _by_xla, partial(_attributes, _width))
+    native.register(_primitive, _kernel, _by_xla, partial(_attributes, _width, _pointwise))

@@ -2,6 +2,8 @@
 
 import ctypes
 
+import jax
+
 # <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
@@ -13,8 +15,8 @@ def keep_freed_memory() -> bool:
     kernel and returns them each time, so that every step faults in gigabytes page by page: about a quarter of
     the processor time of a train step. To be called once, before the first computation.
 
-    The price is memory: freed blocks get split, and the peak of a train step rises by about half. Where that
-    matters, start Python with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 instead: most of the gain at no price.
+    Programs for one CPU device then run in the thread that calls them. Otherwise the next step's work space
+    would be allocated while the last one's is being freed, on and off, and both would be kept for good.
 
     Returns:
         Whether the C library is glibc and took the settings; elsewhere nothing changes.
@@ -25,4 +27,7 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     # One arena, as the others cannot hold large blocks; no separate mappings; never trimmed.
-    return all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1)])
+    taken = all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1)])
+    if taken:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return taken

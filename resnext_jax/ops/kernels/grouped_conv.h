@@ -13,12 +13,13 @@
 
 namespace grouped_conv {
 
-constexpr int kRegisters = kLanes == 16 ? 24 : 12;   // accumulators
-constexpr int64_t kSlabFloats = 24 * 1024;           // of a work item, for the level 2 cache
-constexpr int64_t kWeightFloats = 5 * 1024;          // of a panel at a time, for the level 1 cache
-constexpr int64_t kKernelGradFloats = 48 * 1024;     // of a work item of the kernel's gradient
-constexpr int64_t kKernelGradDepth = 48;             // source channels at a time, of one group
-constexpr int64_t kPart = 32, kKernelGradPart = 128; // result channels of a work item, where its groups have as many
+// Processors with 16 lanes have 1 MiB or more of level 2 cache, those with 8 as little as 256 KiB.
+constexpr int kRegisters = kLanes == 16 ? 24 : 12;                 // accumulators
+constexpr int64_t kSlabFloats = (kLanes == 16 ? 96 : 24) * 1024;   // of a work item, for the level 2 cache
+constexpr int64_t kWeightFloats = (kLanes == 16 ? 16 : 5) * 1024;  // of a panel at a time
+constexpr int64_t kKernelGradFloats = 48 * 1024;                   // of a work item of the kernel's gradient
+constexpr int64_t kKernelGradDepth = 48;                           // source channels at a time, of one group
+constexpr int64_t kPart = 4 * kLanes, kKernelGradPart = 128;       // result channels of a work item, where there are as many
 
 // Rows of accumulators, each of some vectors, that are worked on at once.
 template <int Vectors>
