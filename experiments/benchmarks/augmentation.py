@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import tyro
 
+from resnext_jax import ops
 from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
 from resnext_jax.models import build_model
 from resnext_jax.training.loss import Loss
@@ -51,6 +52,7 @@ class Augmentation:
     """warp: folders_resnext50_full's; imagenet: the second of imagenet_resnext50's."""
 
     def __call__(self) -> None:
+        ops.keep_freed_memory()
         enable_compilation_cache()
         steps = {name: self.prepare(RECIPES[name]) for name in ("none", *self.recipes)}
         steps |= {f"{name} alone": self.prepare_alone(RECIPES[name]) for name in self.recipes}
