@@ -2,10 +2,10 @@
 
 In float32 a unit that is 1e-7 for torch and -1e-7 for us is on for one and off for the other, which changes
 gradients by percents (torch in float32 differs so from torch in float64, too). The exact comparison is
-therefore made in float64, where gradients agree to 1e-9 and five steps to 1e-8; in float32, losses, parameters
-and running statistics must follow closely, and the gradient but for such units. Batch statistics of few pixels
-magnify rounding, and with it the number of such units: with fixed statistics the gradient of every parameter
-holds in float32, too.
+therefore made in float64, where gradients agree to 1e-9 and five steps to 1e-8; in float32, losses,
+parameters and running statistics must follow closely, and the gradient but for such units. Batch statistics
+of few pixels magnify rounding, and with it the number of such units: with fixed statistics the gradient of
+every parameter holds in float32, too.
 """
 
 import copy

@@ -198,7 +198,7 @@ def _attributes(
         pointwise: whether a 1x1 convolution is better left to the kernel.
         spec: of the convolution.
     """
-    if _is_pointwise(spec) and not pointwise(spec) or not _has_kernel(spec, width(spec)):
+    if (_is_pointwise(spec) and not pointwise(spec)) or not _has_kernel(spec, width(spec)):
         return None
     (top, _), (left, _) = spec.padding
     shapes = (*spec.input_shape, *spec.kernel_shape, *spec.output_shape)
