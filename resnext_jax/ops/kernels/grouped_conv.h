@@ -14,12 +14,13 @@
 namespace grouped_conv {
 
 // Processors with 16 lanes have 1 MiB or more of level 2 cache, those with 8 as little as 256 KiB.
-constexpr int kRegisters = kLanes == 16 ? 24 : 12;                 // accumulators
-constexpr int64_t kSlabFloats = (kLanes == 16 ? 96 : 24) * 1024;   // of a work item, for the level 2 cache
-constexpr int64_t kWeightFloats = (kLanes == 16 ? 16 : 5) * 1024;  // of a panel at a time
-constexpr int64_t kKernelGradFloats = 48 * 1024;                   // of a work item of the kernel's gradient
-constexpr int64_t kKernelGradDepth = 48;                           // source channels at a time, of one group
-constexpr int64_t kPart = 4 * kLanes, kKernelGradPart = 128;       // result channels of a work item, where there are as many
+constexpr int kRegisters = kLanes == 16 ? 24 : 12;                      // accumulators
+constexpr int64_t kSlabFloats = (kLanes == 16 ? 96 : 24) * 1024;        // of a work item, for the level 2 cache
+constexpr int64_t kWeightFloats = (kLanes == 16 ? 16 : 5) * 1024;       // of a panel at a time
+constexpr int64_t kKernelGradFloats = (kLanes == 16 ? 96 : 48) * 1024;  // of a work item of the kernel's gradient
+constexpr int64_t kKernelGradDepth = 96;                                // source channels at a time, of one group
+constexpr int64_t kPart = 4 * kLanes;    // result channels of a work item, where there are as many
+constexpr int64_t kKernelGradPart = 128; // the same of the kernel's gradient
 
 // Rows of accumulators, each of some vectors, that are worked on at once.
 template <int Vectors>
@@ -452,7 +453,7 @@ inline void KernelGrad(ffi::ThreadPool& pool, const Conv& conv, const float* x, 
   const std::vector<Panel> panels = Panels(conv.groups, conv.inputs(), conv.outputs());
   const int64_t together = PanelsTogether(panels, kKernelGradPart, conv.outputs());
   const int64_t parts = (panels.size() + together - 1) / together;
-  const int64_t shares = std::clamp<int64_t>((4 * pool.num_threads() + parts - 1) / parts, 1, conv.x.n);
+  const int64_t shares = std::clamp<int64_t>((2 * pool.num_threads() + parts - 1) / parts, 1, conv.x.n);
   std::vector<float> partial((shares - 1) * size);
   std::memset(result, 0, sizeof(float) * size);
 
