@@ -9,7 +9,7 @@ classes), 224 px, SGD at 1e-4 without momentum, batch 32, 20 epochs, a random fi
 then one image is predicted.
 Reported: no figure.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
-640 images at 48 px, 3 epochs: 54.2 %, a guess's accuracy.
+640 images at 48 px, 3 epochs, 3 seeds: 53.2 +- 1.8 %, a guess's accuracy.
 See experiments/README.md; the full size needs a GPU.
 """
 

@@ -1,7 +1,7 @@
 """What do batch size and cardinality cost? Train-step time against both, ours beside torch.
 
 Run:       python experiments/benchmarks/scaling.py --out experiments/benchmarks
-Hardware:  2 CPU cores; about 10 minutes.
+Hardware:  2 CPU cores; about 8 minutes.
 Expected:  scaling.json and scaling.png. Time an image falls with the batch and then stays level; the networks
            of the paper's table 3 (equal multiply-adds, cardinality 1 to 32) cost about the same time each.
 """
@@ -82,7 +82,7 @@ def plot(results: dict, path: Path) -> None:
         title="equal multiply-adds, train step",
     )
     for axes in (left, right):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)
