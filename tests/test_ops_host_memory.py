@@ -1,4 +1,4 @@
-"""Freed memory stays with a process that asks for it."""
+"""Freed memory stays with a process that asks for it, and is used again."""
 
 import subprocess
 import sys
@@ -36,3 +36,32 @@ def test_freed_memory_is_kept():
     if taken == "False":
         pytest.skip("the C library is not glibc")
     assert kept > 100
+
+
+REPEATED = """
+import resource
+import jax
+import jax.numpy as jnp
+from resnext_jax.ops.host_memory import keep_freed_memory
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+taken = keep_freed_memory()
+step = jax.jit(lambda x: x + jnp.fft.ifft(jnp.fft.fft(x)).real.sum(), donate_argnums=0)
+x = step(jnp.ones(2**23))  # 32 MiB, and more than 100 of work space
+once = peak()
+for _ in range(20):
+    x = step(x)
+jax.block_until_ready(x)
+print(taken, peak() - once)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
+def test_work_space_is_used_again_by_the_next_step():
+    result = subprocess.run([sys.executable, "-c", REPEATED], capture_output=True, text=True, check=True)
+    taken, more = result.stdout.split()
+    if taken == "False":
+        pytest.skip("the C library is not glibc")
+    assert float(more) < 64
