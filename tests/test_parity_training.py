@@ -36,7 +36,7 @@ from resnext_jax.weights.state_dict import StateDict, from_trees  # noqa: E402
 
 QUICK = ("resnet18", "resnext14_32x4d")
 SLOW = (*TORCHVISION[1:], "resnext50_32x4d_stride1x1_bias", "resnet50_v2")
-# In float64 these take 18 GiB of memory.
+# In float64 these take 14 to 18 GiB of memory.
 LARGEST = ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
 NAMES, NAMES_OF_DOUBLE = (
     [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW if name not in without)]
