@@ -21,18 +21,17 @@ print(taken, resident() - before)
 """
 
 
-def kept_mebibytes(call: str) -> tuple[str, float]:
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(call=call)], capture_output=True, text=True, check=True
-    )
-    taken, kept = result.stdout.split()
-    return taken, float(kept)
+def run(script: str) -> tuple[str, float]:
+    """Whether the settings were taken, and the MiB that a script prints beside it."""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    taken, size = result.stdout.split()
+    return taken, float(size)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_freed_memory_is_kept():
-    assert kept_mebibytes("False")[1] < 32
-    taken, kept = kept_mebibytes("keep_freed_memory()")
+    assert run(SCRIPT.format(call="False"))[1] < 32
+    taken, kept = run(SCRIPT.format(call="keep_freed_memory()"))
     if taken == "False":
         pytest.skip("the C library is not glibc")
     assert kept > 100
@@ -60,8 +59,7 @@ print(taken, peak() - once)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
 def test_work_space_is_used_again_by_the_next_step():
-    result = subprocess.run([sys.executable, "-c", REPEATED], capture_output=True, text=True, check=True)
-    taken, more = result.stdout.split()
+    taken, more = run(REPEATED)
     if taken == "False":
         pytest.skip("the C library is not glibc")
-    assert float(more) < 64
+    assert more < 64

@@ -170,45 +170,45 @@ def _inputs(spec: ConvSpec) -> int:
     return spec.kernel_shape[2]
 
 
-def _never(spec: ConvSpec) -> bool:
-    return False
-
-
 def _sums_many_pixels(spec: ConvSpec) -> bool:
     """Whether the kernel's gradient adds up all pixels of x, and more of them than it has rows or columns."""
     x, y = spec.input_shape, spec.output_shape
     return x[:3] == y[:3] and math.prod(x[:3]) > max(x[3], y[3])
 
 
-def _has_kernel(spec: ConvSpec, width: int) -> bool:
-    """Whether a kernel computes a result of `width` channels a group."""
+def _fills_vectors(spec: ConvSpec, width: int) -> bool:
+    """Whether `width` channels a group, or those of several groups together, fill a kernel's vectors."""
     lanes = native.lanes()
     if width % lanes == 0:
         return True
     return lanes % width == 0 and spec.kernel_shape[3] % lanes == 0 and _inputs(spec) == _outputs(spec)
 
 
-def _attributes(
-    width: Callable[[ConvSpec], int], pointwise: Callable[[ConvSpec], bool], spec: ConvSpec
-) -> dict[str, np.ndarray] | None:
-    """The convolution as `kernels/grouped_conv.h` reads it, where a kernel has it.
+def _conv_has_kernel(spec: ConvSpec) -> bool:
+    return not _is_pointwise(spec) and _fills_vectors(spec, _outputs(spec))
 
-    Args:
-        width: channels a group of the result, or of what the kernel's gradient is summed for.
-        pointwise: whether a 1x1 convolution is better left to the kernel.
-        spec: of the convolution.
-    """
-    if (_is_pointwise(spec) and not pointwise(spec)) or not _has_kernel(spec, width(spec)):
+
+def _input_grad_has_kernel(spec: ConvSpec) -> bool:
+    return not _is_pointwise(spec) and _fills_vectors(spec, _inputs(spec))
+
+
+def _kernel_grad_has_kernel(spec: ConvSpec) -> bool:
+    return (not _is_pointwise(spec) or _sums_many_pixels(spec)) and _fills_vectors(spec, _outputs(spec))
+
+
+def _attributes(has_kernel: Callable[[ConvSpec], bool], spec: ConvSpec) -> dict[str, np.ndarray] | None:
+    """The convolution as `kernels/grouped_conv.h` reads it, where a kernel has it."""
+    if not has_kernel(spec):
         return None
     (top, _), (left, _) = spec.padding
     shapes = (*spec.input_shape, *spec.kernel_shape, *spec.output_shape)
     return {"spec": np.array([*shapes, *spec.strides, top, left, *spec.dilation, spec.groups], np.int64)}
 
 
-for _primitive, _lowering, _kernel, _width, _pointwise in (
-    (xla.conv_p, conv, "grouped_conv_forward", _outputs, _never),
-    (xla.input_grad_p, input_grad, "grouped_conv_input_grad", _inputs, _never),
-    (xla.kernel_grad_p, kernel_grad, "grouped_conv_kernel_grad", _outputs, _sums_many_pixels),
+for _primitive, _lowering, _kernel, _has_kernel in (
+    (xla.conv_p, conv, "grouped_conv_forward", _conv_has_kernel),
+    (xla.input_grad_p, input_grad, "grouped_conv_input_grad", _input_grad_has_kernel),
+    (xla.kernel_grad_p, kernel_grad, "grouped_conv_kernel_grad", _kernel_grad_has_kernel),
 ):
     _by_xla = mlir.lower_fun(_lowering, multiple_results=False)
-    native.register(_primitive, _kernel, _by_xla, partial(_attributes, _width, _pointwise))
+    native.register(_primitive, _kernel, _by_xla, partial(_attributes, _has_kernel))
