@@ -17,8 +17,9 @@ import resnext_jax as rj
 from resnext_jax import cli
 from resnext_jax.data import Source
 from resnext_jax.data.images import decode
+from resnext_jax.inference import Predictor
 from resnext_jax.reports import tables
-from resnext_jax.training import Predictor, read_dataset, write_json
+from resnext_jax.runs import write_json
 
 SMOKE = {"data": "demo", "data_dir": None, "group_by": None, "model": "resnet18", "image_size": 32}
 SMOKE |= {"epochs": 1, "batch_size": 16, "train_limit": 32, "val_limit": 32, "overwrite": True}
@@ -75,7 +76,7 @@ def save_images(config: rj.TrainConfig, split: str, count: int) -> Path:
     Returns:
         The folder `images`.
     """
-    source = read_dataset(config).split(split)
+    source = config.open().split(split)
     for i in np.unique(np.linspace(0, len(source) - 1, count).round().astype(int)):
         save_image(source, i, config.out / "images", Path(source.keys[i]).stem)
     return config.out / "images"

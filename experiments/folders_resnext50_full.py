@@ -25,7 +25,6 @@ from experiment import run, save_images, train_and_evaluate
 import resnext_jax as rj
 from resnext_jax.models import abstract_model, stage_costs
 from resnext_jax.reports import confusion, grid, tables
-from resnext_jax.training import read_dataset
 
 CONFIG = rj.TrainConfig(
     data="images",
@@ -54,7 +53,7 @@ CONFIG = rj.TrainConfig(
 
 def main(config: rj.TrainConfig) -> None:
     """Summarise the model, train it, evaluate the best epoch, draw its predictions."""
-    dataset = read_dataset(config)
+    dataset = config.open()
     model = abstract_model(config.model, num_classes=len(dataset.classes))
     tables.print_summary(stage_costs(model, config.image_size))
     splits = ("val", "test") if dataset.test is not None else ("val",)

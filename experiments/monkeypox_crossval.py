@@ -26,7 +26,7 @@ import resnext_jax as rj
 from resnext_jax.data import Source, open_dataset
 from resnext_jax.data.sources import Subset
 from resnext_jax.data.split import groups_by_regex
-from resnext_jax.training import read_dataset, write_json
+from resnext_jax.runs import write_json
 
 CONFIG = rj.TrainConfig(
     data="monkeypox",
@@ -94,7 +94,7 @@ def held_out_originals(config: rj.TrainConfig) -> Source | None:
     def patients(source: Source) -> list[str]:
         return groups_by_regex([Path(key).name for key in source.keys], config.group_by)
 
-    held = set(patients(read_dataset(config).split("val")))
+    held = set(patients(config.open().split("val")))
     return Subset(photos, [i for i, patient in enumerate(patients(photos)) if patient in held])
 
 

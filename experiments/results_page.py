@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from resnext_jax.training import read_info
+from resnext_jax.training import saved_config
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,7 +57,7 @@ def record(run: Path) -> Record:
     """What the files of a run directory say about the run."""
     about, summary = (json.loads((run / name).read_text()) for name in ("config.json", "summary.json"))
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    config = read_info(run).config
+    config = saved_config(run)
     names = {config.data: Path(config.data).name.upper()}
     if config.data_dir is not None:
         names[str(config.data_dir)] = "TFDS"

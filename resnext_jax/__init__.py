@@ -1,10 +1,15 @@
 """ResNeXt and ResNet image classifiers in JAX and Flax NNX."""
 
+from resnext_jax.data import Preprocessing
+from resnext_jax.errors import BadInput
+from resnext_jax.inference import load_run
 from resnext_jax.models import list_models
-from resnext_jax.training import TrainConfig, fit, load_run
+from resnext_jax.training import TrainConfig, fit
 from resnext_jax.weights import create_model, load_torch_state_dict, preprocessing, to_torch_state_dict
 
 __all__ = [
+    "BadInput",
+    "Preprocessing",
     "TrainConfig",
     "create_model",
     "fit",

@@ -9,7 +9,7 @@ from flax import nnx
 
 from resnext_jax import models
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
-from resnext_jax.benchmark_cases import StepCase, _torch_resnet, count_convolutions
+from resnext_jax.benchmark.cases import StepCase, _torch_resnet, count_convolutions
 
 TINY = models.ResNetConfig("bottleneck", (1, 1), groups=4, width_per_group=4, stem="cifar")
 

@@ -15,7 +15,7 @@ import results_page
 from PIL import Image
 
 from resnext_jax.data import prepare_tfds
-from resnext_jax.training import read_info
+from resnext_jax.training import saved_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 # With --smoke each takes less than a minute; with a tiny model, seconds.
@@ -95,7 +95,7 @@ def test_crossval_tests_every_fold_and_goes_on(smoke, capsys):
     out = smoke("monkeypox_crossval")
     result = json.loads((out / "crossval.json").read_text())
     assert len(result["accuracies"]) == 2
-    assert read_info(out / "fold1").config.fold == (1, 2)
+    assert saved_config(out / "fold1").fold == (1, 2)
     capsys.readouterr()
     smoke("monkeypox_crossval", "--no-overwrite")
     assert capsys.readouterr().out.count("resuming after 2 steps") == 2

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from resnext_jax.reports.confusion import draw_confusion
-from resnext_jax.training.classification import (
+from resnext_jax.inference.classification import (
     calibration_error,
     classification_report,
     confusion_matrix,
     roc_auc,
 )
+from resnext_jax.reports.confusion import draw_confusion
 
 
 def predictions(seed: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,9 +30,9 @@ from torch_reference import (  # noqa: E402
     weaken_branches,
 )
 
+from resnext_jax.models.trees import merge_model, split_model  # noqa: E402
 from resnext_jax.training import TrainConfig  # noqa: E402
 from resnext_jax.training.optimizer import make_optimizer  # noqa: E402
-from resnext_jax.training.state import merge_model, split_model  # noqa: E402
 from resnext_jax.weights.state_dict import StateDict, from_trees  # noqa: E402
 
 QUICK = ("resnet18", "resnext14_32x4d")

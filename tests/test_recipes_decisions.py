@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnext_jax.runs import best_row
 from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.decisions import best_row, lr_scale, stops_early
+from resnext_jax.training.decisions import lr_scale, stops_early
 
 losses_strategy = st.lists(st.floats(0.1, 2.0) | st.just(math.nan), min_size=1, max_size=40)
 

@@ -8,16 +8,18 @@ import numpy as np
 import optax
 import pytest
 
+from resnext_jax.data import Preprocessing
 from resnext_jax.data.augment import AugmentConfig, make_augment
+from resnext_jax.devices.parallel import DataParallel
+from resnext_jax.inference.metrics import zero_sums
 from resnext_jax.models import build_model, freeze_norms
+from resnext_jax.models.trees import split_model
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.ema import update_ema
 from resnext_jax.training.loss import Loss
-from resnext_jax.training.metrics import zero_sums
 from resnext_jax.training.optimizer import make_optimizer, make_schedule
-from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.state import create_state, split_model
-from resnext_jax.training.step import Normalize, make_train_step
+from resnext_jax.training.state import create_state
+from resnext_jax.training.step import make_train_step
 
 PARAMS = {
     "conv1": {"kernel": jnp.asarray([1.0, -2.0, 3.0]), "bias": jnp.asarray([0.5, 2.0])},
@@ -133,7 +135,7 @@ def step_with(tiny: str, devices: int, accumulate: int, norms: str):
     step = make_train_step(
         graphdef,
         optimizer,
-        Normalize((0.5,) * 3, (0.3,) * 3),
+        Preprocessing(mean=(0.5,) * 3, std=(0.3,) * 3).normalize,
         make_augment(AugmentConfig(flip=True)),
         Loss(3, label_smoothing=0.1),
         accumulate=accumulate,

@@ -10,10 +10,8 @@ import pytest
 
 import resnext_jax as rj
 from resnext_jax import cli
-from resnext_jax.training.checkpoint import Checkpoints
-from resnext_jax.training.decisions import best_row
+from resnext_jax.runs import Checkpoints, best_row, read_best
 from resnext_jax.weights import convert, read_weights
-from resnext_jax.weights.runs import read_run
 from resnext_jax.weights.state_dict import from_trees
 
 
@@ -32,7 +30,7 @@ def test_the_average_is_validated_saved_and_exported(config, tmp_path):
     assert predictor.evaluate("val")["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=1e-5)
     with Checkpoints(config.out) as checkpoints:
         average, best = (checkpoints.read_model(checkpoints.step_of(w)) for w in ("latest", "best"))
-    exported, _ = read_run(config.out)
+    _, exported, _ = read_best(config.out)
     assert same(exported, best)
     convert(config.out, tmp_path / "average.safetensors")
     written = read_weights(tmp_path / "average.safetensors")

@@ -10,10 +10,10 @@ import pytest
 import resnext_jax as rj
 from resnext_jax.data import IMAGENET_MEAN
 from resnext_jax.models import build_model
-from resnext_jax.training.checkpoint import Checkpoints
+from resnext_jax.models.trees import split_model
+from resnext_jax.runs import Checkpoints
 from resnext_jax.training.optimizer import make_optimizer
 from resnext_jax.training.setup import make_preprocessing
-from resnext_jax.training.state import split_model
 
 
 @pytest.fixture

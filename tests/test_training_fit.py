@@ -17,9 +17,8 @@ import pytest
 
 import resnext_jax as rj
 from resnext_jax import cli
+from resnext_jax.runs import Checkpoints
 from resnext_jax.training import Interrupted
-from resnext_jax.training.checkpoint import Checkpoints
-from resnext_jax.training.state import TrainState
 
 # Runs a command with the `tiny` model in the table, as a process of its own.
 TINY_COMMAND = """
@@ -254,11 +253,11 @@ def test_checkpoints_keep_the_best_and_the_latest(tmp_path):
         6: (0.1, 0.1),
         7: None,
     }
-    with Checkpoints(tmp_path, create=True) as checkpoints:
+    with Checkpoints(tmp_path, write=True) as checkpoints:
         for step, values in metrics.items():
-            state = TrainState(np.uint32(0), np.int32(step), {"w": np.full(3, step)}, {"m": np.zeros(1)}, ())
+            model = {"params": {"w": np.full(3, step)}, "batch_stats": {"m": np.zeros(1)}}
             row = values and {"val_top1": values[0], "val_loss": values[1]}
-            checkpoints.save(step, state, {"step": step}, row)
+            checkpoints.save(step, model, {"step": np.int32(step)}, {"step": step}, row)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.step_of("best") == 3
         assert checkpoints.step_of("latest") == 7

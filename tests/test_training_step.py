@@ -8,18 +8,21 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
+from resnext_jax.data import Preprocessing
 from resnext_jax.data.augment import AugmentConfig, make_augment
+from resnext_jax.devices import AXIS, DataParallel
+from resnext_jax.inference import make_eval_step
+from resnext_jax.inference.metrics import mean_metrics, means, metric_names, metric_sums, zero_sums
 from resnext_jax.models import build_model
+from resnext_jax.models.trees import merge_model, split_model
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.loss import Loss
-from resnext_jax.training.metrics import mean_metrics, means, metric_names, metric_sums, zero_sums
 from resnext_jax.training.optimizer import make_optimizer, make_schedule
-from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.state import create_state, merge_model, split_model
-from resnext_jax.training.step import AXIS, Normalize, make_eval_step, make_train_step
+from resnext_jax.training.state import create_state
+from resnext_jax.training.step import make_train_step
 
 CLASSES = 3
-NORMALIZE = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+NORMALIZE = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)).normalize
 
 
 SGD = optax.sgd(0.1, 0.9)

@@ -12,11 +12,9 @@ import safetensors
 import safetensors.numpy
 
 from resnext_jax.data import Preprocessing
-from resnext_jax.models import abstract_model
-from resnext_jax.training import TrainConfig
-from resnext_jax.training.checkpoint import Checkpoints
-from resnext_jax.training.run import RunInfo
-from resnext_jax.training.state import TrainState, split_model
+from resnext_jax.models import abstract_model, get_config
+from resnext_jax.models.trees import split_model
+from resnext_jax.runs import Checkpoints, ModelSpec, start
 from resnext_jax.weights import (
     convert,
     create_model,
@@ -55,22 +53,16 @@ def torch():
 
 def write_run(directory: Path, name: str, checkpoints: list[tuple[int, float, Arrays]]) -> None:
     """A run directory as training leaves it, from (step, top-1, weights) of each epoch."""
-    info = RunInfo(
-        TrainConfig(model=name, out=directory), ("a", "b", "c"), Preprocessing(64, resize="stretch")
-    )
-    directory.mkdir()
+    spec = ModelSpec(name, get_config(name), ("a", "b", "c"), Preprocessing(64, resize="stretch"))
+    start(directory, spec, {"data": ""})
     for step, top1, arrays in checkpoints:
         model = abstract_model(name, num_classes=3)
         load_torch_state_dict(model, arrays)
         _, params, batch_stats = split_model(model)
-        with Checkpoints(directory, create=True) as manager:
+        with Checkpoints(directory, write=True) as manager:
             metrics = {"val_top1": top1, "val_loss": 1.0}
-            manager.save(
-                step,
-                TrainState(np.uint32(0), np.int32(step), params, batch_stats, ()),
-                info.to_dict(),
-                metrics,
-            )
+            model = {"params": params, "batch_stats": batch_stats}
+            manager.save(step, model, {"step": np.int32(step)}, spec.to_dict() | {"config": {}}, metrics)
 
 
 @pytest.mark.parametrize("chain", [(".safetensors", ".pth", ".safetensors"), (".pt", ".safetensors", ".pth")])

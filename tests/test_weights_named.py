@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from resnext_jax.data import Preprocessing
+from resnext_jax.inference import convert_to_run
 from resnext_jax.models import abstract_model
-from resnext_jax.training import convert_to_run
 from resnext_jax.weights import (
     NAMED_WEIGHTS,
     NamedWeights,

@@ -17,14 +17,16 @@ import optax
 import tyro
 
 from resnext_jax import ops
+from resnext_jax.data import Preprocessing
 from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
+from resnext_jax.devices.parallel import DataParallel
+from resnext_jax.devices.runtime import enable_compilation_cache
+from resnext_jax.inference.metrics import zero_sums
 from resnext_jax.models import build_model
+from resnext_jax.models.trees import split_model
 from resnext_jax.training.loss import Loss
-from resnext_jax.training.metrics import zero_sums
-from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.runtime import enable_compilation_cache
-from resnext_jax.training.state import create_state, split_model
-from resnext_jax.training.step import Normalize, make_train_step
+from resnext_jax.training.state import create_state
+from resnext_jax.training.step import make_train_step
 
 CLASSES = 10
 RECIPES = {
@@ -97,7 +99,7 @@ class Augmentation:
         train_step = make_train_step(
             graphdef,
             optimizer,
-            Normalize((0.5,) * 3, (0.3,) * 3),
+            Preprocessing(mean=(0.5,) * 3, std=(0.3,) * 3).normalize,
             make_augment(config),
             Loss(CLASSES),
             mix=make_mix(config.mixup, config.cutmix),

@@ -1,5 +1,6 @@
 """From a folder of images, a TFDS data set or the demo set to batches. Nothing heavy is imported here."""
 
+from resnext_jax.data.config import DataConfig, read_images
 from resnext_jax.data.loading import Images, load_images
 from resnext_jax.data.pipeline import (
     Batch,
@@ -19,6 +20,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "Batch",
+    "DataConfig",
     "Dataset",
     "Images",
     "Preprocessing",
@@ -31,6 +33,7 @@ __all__ = [
     "open_dataset",
     "prefetch_to_device",
     "prepare_tfds",
+    "read_images",
     "steps_per_epoch",
     "train_batches",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from resnext_jax.data.sources import SPLITS, Dataset, Record
 from resnext_jax.data.split import SPLIT_OF_NAME, divide
+from resnext_jax.errors import BadInput
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
@@ -75,7 +76,7 @@ def open_folder(
     first = next(iter(folders))
     for split, folder in folders.items():
         if unmatched := sorted(files[first].keys() ^ files[split].keys()):
-            raise ValueError(
+            raise BadInput(
                 f"the classes of {folders[first]} and {folder} differ: only one of them has "
                 f"{', '.join(unmatched)}"
             )
@@ -93,7 +94,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         if split is None or not _subfolders(folder):
             continue
         if split in found:
-            raise ValueError(f"{root} has two folders for one split: {found[split].name} and {folder.name}")
+            raise BadInput(f"{root} has two folders for one split: {found[split].name} and {folder.name}")
         found[split] = folder
     return {split: found[split] for split in SPLITS if split in found} or {"train": root}
 
@@ -103,14 +104,12 @@ def _class_files(folder: Path) -> dict[str, list[str]]:
     class_folders = _subfolders(folder)
     if not class_folders:
         what = "holds images but no class folders" if images_below(folder) else "holds no class folders"
-        raise ValueError(f"{folder} {what}: expected one folder of images for each class")
+        raise BadInput(f"{folder} {what}: expected one folder of images for each class")
     files = {class_folder.name: images_below(class_folder) for class_folder in class_folders}
     if empty := [name for name, images in files.items() if not images]:
-        raise ValueError(
-            f"no image in {folder} for {', '.join(empty)}: expected JPEG, PNG, WebP or BMP files"
-        )
+        raise BadInput(f"no image in {folder} for {', '.join(empty)}: expected JPEG, PNG, WebP or BMP files")
     if len(files) == 1:
-        raise ValueError(f"{folder} has one class only, {class_folders[0].name}: expected two or more")
+        raise BadInput(f"{folder} has one class only, {class_folders[0].name}: expected two or more")
     return files
 
 

@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import ExifTags, Image
 
+from resnext_jax.errors import BadInput
+
 # What Pillow may open: none of its rarely used parsers. JPEG includes the multi-picture files of phones.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
@@ -40,14 +42,14 @@ def decode(image: bytes | np.ndarray, key: str) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
-            raise ValueError(f"{key}: expected uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
+            raise BadInput(f"{key}: expected uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
         return np.broadcast_to(image, (*image.shape[:2], 3))
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
             orientation = opened.getexif().get(ExifTags.Base.Orientation)
             picture = _to_rgb(opened)
     except Exception as error:  # Pillow's parsers raise anything on damaged bytes: struct.error, KeyError...
-        raise ValueError(f"{key}: {_reason(error, image)}") from error
+        raise BadInput(f"{key}: {_reason(error, image)}") from error
     if orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[orientation])
     return np.asarray(picture)

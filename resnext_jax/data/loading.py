@@ -12,6 +12,7 @@ import numpy as np
 from resnext_jax.data.images import decode
 from resnext_jax.data.preprocessing import Preprocessing
 from resnext_jax.data.sources import Record, Source
+from resnext_jax.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,27 @@ class Images:
         return out
 
 
+class Pixels:
+    """Images that are in memory already, as `Images` hands them out; every label is 0.
+
+    Args:
+        pixels: uint8 [N, S, S, 3].
+        classes: what they will be told apart into.
+    """
+
+    def __init__(self, pixels: np.ndarray, classes: tuple[str, ...]):
+        self.classes = classes
+        self.labels = np.zeros(len(pixels), np.int32)
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def gather(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Some images, uint8 [n, S, S, 3], a copy."""
+        return self._pixels[indices]
+
+
 def load_images(
     source: Source,
     preprocessing: Preprocessing,
@@ -108,7 +130,7 @@ def load_images(
     """
     count, side = len(source), preprocessing.image_size
     if not count:
-        raise ValueError("the data set holds no image")
+        raise BadInput("the data set holds no image")
     workers = workers or _available_cpus()
     labels = np.full(count, -1, np.int32)
     keys = [""] * count
@@ -145,7 +167,7 @@ def load_images(
         lost = np.setdiff1d(source.labels, labels[rows])
         if len(lost):
             names = [source.classes[label] if label >= 0 else "no class" for label in lost]
-            raise ValueError(f"no readable image is left of {', '.join(names)}: every one was skipped")
+            raise BadInput(f"no readable image is left of {', '.join(names)}: every one was skipped")
     return Images(source, preprocessing, rows, labels[rows], [keys[row] for row in rows], cache, workers)
 
 
@@ -154,7 +176,7 @@ def _read(source: Source, row: int) -> tuple[Record, np.ndarray]:
     record = source[row]
     label = record["label"]
     if not 0 <= label < len(source.classes):
-        raise ValueError(f"{record['key']}: label {label} is not one of the {len(source.classes)} classes")
+        raise BadInput(f"{record['key']}: label {label} is not one of the {len(source.classes)} classes")
     return record, decode(record["image"], record["key"])
 
 
@@ -163,7 +185,7 @@ def _report_bad(reasons: list[str], count: int, skip_bad: bool) -> None:
         for reason in reasons:
             logger.warning("skipped an image that cannot be read: %s", reason)
         return
-    raise ValueError(
+    raise BadInput(
         f"{len(reasons)} of {count} images cannot be read (--skip-bad-images goes on without them): "
         f"{'; '.join(reasons)}"
     )

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 import numpy as np
 
 from resnext_jax.data.loading import Images
+from resnext_jax.errors import BadInput, MissingPackage
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -71,7 +72,7 @@ def train_batches(
         advice = (
             f"use a batch-size of at most {largest}" if largest else "there are fewer images than devices"
         )
-        raise ValueError(f"batch-size {batch_size} is more than the {len(images)} training images: {advice}")
+        raise BadInput(f"batch-size {batch_size} is more than the {len(images)} training images: {advice}")
     grain = _import_grain()
     if balanced or repeats > 1:
         steps, distinct = steps_per_epoch(len(images), batch_size), batch_size // repeats
@@ -198,7 +199,7 @@ class _Share:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.devices:
             fitting = max(round(self.batch_size / self.devices), 1) * self.devices
-            raise ValueError(
+            raise BadInput(
                 f"batch-size {self.batch_size} cannot be divided among {self.devices} "
                 f"device{'s' * (self.devices > 1)}: use a multiple of {self.devices}, such as {fitting}"
             )
@@ -234,5 +235,5 @@ def _import_grain() -> ModuleType:
     try:
         import grain
     except ImportError as error:
-        raise ImportError(f"batches need Grain ({error}): pip install grain") from error
+        raise MissingPackage(f"batches need Grain ({error}): pip install grain") from error
     return grain

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resnext_jax.data.builders import BUILDERS, builder_class
 from resnext_jax.data.tfds import TfdsName, import_tfds
+from resnext_jax.errors import BadInput
 
 
 def prepare_tfds(name: str, data_dir: Path, archive: Path | None = None) -> Path:
@@ -29,7 +30,7 @@ def prepare_tfds(name: str, data_dir: Path, archive: Path | None = None) -> Path
     """
     wanted = TfdsName.parse(name.removeprefix("tfds:"))
     if wanted.name not in BUILDERS:
-        raise ValueError(
+        raise BadInput(
             f"tfds:{wanted.name} cannot be prepared here: expected one of {', '.join(BUILDERS)}; other data "
             "sets are prepared by TFDS itself: tfds build NAME --file_format=array_record"
         )
@@ -38,14 +39,14 @@ def prepare_tfds(name: str, data_dir: Path, archive: Path | None = None) -> Path
     configs = list(cls.builder_configs)
     if wanted.config not in (configs or [None]):
         expected = f"tfds:{wanted.name}/{{{','.join(configs)}}}" if configs else f"tfds:{wanted.name}"
-        raise ValueError(f"{name} is no config of {wanted.name}: expected {expected}")
+        raise BadInput(f"{name} is no config of {wanted.name}: expected {expected}")
     if wanted.version not in (None, str(cls.VERSION)):
-        raise ValueError(f"{name} cannot be prepared: only version {cls.VERSION} can")
+        raise BadInput(f"{name} cannot be prepared: only version {cls.VERSION} can")
 
     builder = cls(data_dir=str(data_dir), config=wanted.config, file_format="array_record")
     prepared = Path(builder.data_dir)
     if prepared.exists() and not (prepared / "dataset_info.json").exists():
-        raise ValueError(f"{prepared} exists but is incomplete: delete it and prepare it again")
+        raise BadInput(f"{prepared} exists but is incomplete: delete it and prepare it again")
     if not prepared.exists():
         builder.archive = cls.find_archive(archive, data_dir / "downloads")
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces it to standard output

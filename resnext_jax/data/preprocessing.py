@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
+from resnext_jax.errors import BadInput
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Resize = Literal["crop", "stretch"]
+Normalize = Callable[[Any], Any]
+"""uint8 images to the floats that a network wants, as `Preprocessing.normalize` does."""
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -44,18 +48,18 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
-            raise ValueError(f"image-size is {self.image_size}: expected a positive number of pixels")
+            raise BadInput(f"image-size is {self.image_size}: expected a positive number of pixels")
         if self.resize_size is not None and self.resize_size < self.image_size:
-            raise ValueError(
+            raise BadInput(
                 f"resize-size is {self.resize_size}: expected at least image-size, {self.image_size}"
             )
         for name, known in (("resize", Resize), ("interpolation", Interpolation)):
             if getattr(self, name) not in get_args(known):
-                raise ValueError(
+                raise BadInput(
                     f"{name} is {getattr(self, name)!r}: expected one of {', '.join(get_args(known))}"
                 )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std}: expected 3 numbers each, std positive")
+            raise BadInput(f"mean {self.mean} and std {self.std}: expected 3 numbers each, std positive")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Resize and crop one image; normalisation is left to the device.
@@ -80,6 +84,22 @@ class Preprocessing:
         left, top = (round((length - self.image_size) / 2) for length in size)
         return image[top : top + self.image_size, left : left + self.image_size]
 
+    def normalize(self, images: Any) -> Any:
+        """(x / 255 - mean) / std, the normalisation that follows the geometry.
+
+        Args:
+            images: uint8 [..., H, W, 3], of NumPy or JAX.
+
+        Returns:
+            float32 [..., H, W, 3], of the same library.
+
+        Example:
+            >>> Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3).normalize(np.full((1, 1, 3), 255, np.uint8))
+            array([[[1., 1., 1.]]], dtype=float32)
+        """
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (images.astype(np.float32) / 255 - mean) / std
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
@@ -92,5 +112,5 @@ class Preprocessing:
             ValueError: an unknown field, or a value that the fields do not accept.
         """
         if unknown := values.keys() - {field.name for field in fields(cls)}:
-            raise ValueError(f"unknown preprocessing field: {', '.join(sorted(unknown))}")
+            raise BadInput(f"unknown preprocessing field: {', '.join(sorted(unknown))}")
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

@@ -8,6 +8,8 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+from resnext_jax.errors import BadInput
+
 SPLITS = ("train", "val", "test")
 
 
@@ -118,5 +120,5 @@ class Dataset:
             distinct = list({id(source): source for source in present.values()}.values())
             return distinct[0] if len(distinct) == 1 else Concatenation(distinct)
         if name not in present:
-            raise ValueError(f"{self.name} has no {name} split: expected one of {', '.join(present)} or all")
+            raise BadInput(f"{self.name} has no {name} split: expected one of {', '.join(present)} or all")
         return present[name]

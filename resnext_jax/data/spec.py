@@ -8,6 +8,7 @@ from resnext_jax.data.demo import open_demo
 from resnext_jax.data.folder import open_folder
 from resnext_jax.data.sources import SPLITS, Dataset
 from resnext_jax.data.split import check_undivided
+from resnext_jax.errors import BadInput
 
 
 def open_dataset(
@@ -39,9 +40,9 @@ def open_dataset(
         ValueError: it holds no usable data set, or cannot be divided as asked.
     """
     if not 0 < val_fraction < 1:
-        raise ValueError(f"val-fraction is {val_fraction}: expected a number between 0 and 1, both excluded")
+        raise BadInput(f"val-fraction is {val_fraction}: expected a number between 0 and 1, both excluded")
     if not spec:
-        raise ValueError("no data set is named: give --data (`demo`, a folder, or tfds:NAME)")
+        raise BadInput("no data set is named: give --data (`demo`, a folder, or tfds:NAME)")
     if spec == "demo":
         check_undivided(spec, SPLITS, group_by, fold)
         return open_demo()

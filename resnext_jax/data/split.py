@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from resnext_jax.data.sources import Dataset, Source, Subset
+from resnext_jax.errors import BadInput
 
 # What data sets call their splits.
 SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -85,9 +86,7 @@ def check_undivided(
     """
     for option, value in (("group-by", group_by), ("fold", fold)):
         if value is not None:
-            raise ValueError(
-                f"{option} divides nothing: {name} is already divided into {' and '.join(splits)}"
-            )
+            raise BadInput(f"{option} divides nothing: {name} is already divided into {' and '.join(splits)}")
 
 
 def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
@@ -103,14 +102,14 @@ def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"group-by {pattern!r} is not a regular expression: {error}") from None
+        raise BadInput(f"group-by {pattern!r} is not a regular expression: {error}") from None
     if not regex.groups:
-        raise ValueError(f"group-by {pattern!r} captures nothing: put what names the group in ( )")
+        raise BadInput(f"group-by {pattern!r} captures nothing: put what names the group in ( )")
     groups = []
     for name in names:
         match = regex.search(name)
         if match is None or not match[1]:
-            raise ValueError(f"group-by {pattern!r} captures nothing in {name!r}: it must match every image")
+            raise BadInput(f"group-by {pattern!r} captures nothing in {name!r}: it must match every image")
         groups.append(match[1])
     return groups
 
@@ -134,7 +133,7 @@ def hold_out(
         ValueError: fraction outside (0, 1), or a class that cannot be on both sides.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"val-fraction is {fraction}: expected a number between 0 and 1, both excluded")
+        raise BadInput(f"val-fraction is {fraction}: expected a number between 0 and 1, both excluded")
 
     counts = _count(groups, labels, classes, at_least=2)
     totals = np.bincount(labels, minlength=len(classes)).tolist()
@@ -165,7 +164,7 @@ def hold_out(
             held.update(counts[group])
     for label, name in enumerate(classes):
         if held[label] == totals[label]:
-            raise ValueError(
+            raise BadInput(
                 f"no image of class {name!r} is left to train on: its groups are shared with other classes "
                 "and all held out; use a smaller val-fraction, another split-seed or a finer group-by"
             )
@@ -207,7 +206,7 @@ def make_folds(
         held[part] += sizes[group]
     if (held == 0).any():
         part, label = np.argwhere(held == 0)[0]
-        raise ValueError(
+        raise BadInput(
             f"fold {part} of {count} has no image of class {classes[label]!r}: its groups are shared with "
             "other classes; use fewer folds, another split-seed or a finer group-by"
         )
@@ -240,7 +239,7 @@ def _count(
         having = sum(label in count for count in counts.values())
         if having < at_least:
             what = f"{total} image{'s' * (total != 1)} in {having} group{'s' * (having != 1)}"
-            raise ValueError(
+            raise BadInput(
                 f"class {name!r} has {what}: at least {at_least} groups (single images where nothing groups "
                 "them) are needed, so that it is among the images to train on and to validate on"
             )

@@ -15,6 +15,7 @@ import numpy as np
 from resnext_jax.data.builders import BUILDERS, builder_class
 from resnext_jax.data.sources import Dataset, Record
 from resnext_jax.data.split import SPLIT_OF_NAME, divide
+from resnext_jax.errors import BadInput, MissingPackage
 
 # Features that name an example, the first that a data set has.
 _NAME_FEATURES = ("file_name", "filename", "image/filename", "id")
@@ -39,7 +40,7 @@ class TfdsName:
         """
         match = re.fullmatch(r"(\w+)(?:/([\w.\-]+))?(?::(\d+\.\d+\.\d+))?", text)
         if match is None:
-            raise ValueError(f"tfds:{text} names no data set: expected tfds:NAME[/CONFIG][:VERSION]")
+            raise BadInput(f"tfds:{text} names no data set: expected tfds:NAME[/CONFIG][:VERSION]")
         return cls(*match.groups())
 
     def __str__(self) -> str:
@@ -145,7 +146,7 @@ def open_tfds(
     except Exception as error:  # JSON, protobuf and TFDS errors of all kinds
         raise _damaged(directory, error) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise ValueError(
+        raise BadInput(
             f"{directory} holds {builder.info.file_format.value} files: expected array_record "
             "(tfds build NAME --file_format=array_record)"
         )
@@ -161,7 +162,7 @@ def open_tfds(
     except OSError as error:
         raise _damaged(directory, error) from error
     if not sources:
-        raise ValueError(
+        raise BadInput(
             f"{directory} has no split that is used: it has {', '.join(builder.info.splits) or 'none'}, "
             f"expected some of {', '.join(SPLIT_OF_NAME)}"
         )
@@ -175,7 +176,7 @@ def import_tfds() -> ModuleType:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackage(
             f"tfds: data sets need TensorFlow Datasets ({error}): pip install tensorflow-datasets "
             "array_record importlib_resources"
         ) from error
@@ -190,7 +191,7 @@ def _find(wanted: TfdsName, data_dir: Path) -> Path:
         if len(configs) == 1:
             return _find(TfdsName(wanted.name, configs[0], wanted.version), data_dir)
         if configs:
-            raise ValueError(
+            raise BadInput(
                 f"{wanted} is prepared in several configs: name one, {wanted}/{{{','.join(configs)}}}"
             )
     directory = of_name / wanted.config if wanted.config else of_name
@@ -227,7 +228,7 @@ def _feature(directory: Path, features: Any, kind: type, name: str) -> str:
     if name in found:
         return name
     if len(found) != 1:
-        raise ValueError(
+        raise BadInput(
             f"{directory} has {len(found)} {kind.__name__} features and none called {name}: expected one "
             f"among {', '.join(sorted(features))}"
         )

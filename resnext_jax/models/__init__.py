@@ -5,6 +5,7 @@ from resnext_jax.models.cost import StageCost, multiply_adds, parameter_count, s
 from resnext_jax.models.norm import BatchNorm
 from resnext_jax.models.resnet import ResNet
 from resnext_jax.models.transfer import freeze_norms, trainable_mask
+from resnext_jax.models.trees import Tree, merge_model, split_model
 from resnext_jax.models.variants import VARIANTS, abstract_model, build_model, get_config, list_models
 
 __all__ = [
@@ -16,13 +17,16 @@ __all__ = [
     "ResNet",
     "ResNetConfig",
     "StageCost",
+    "Tree",
     "abstract_model",
     "build_model",
     "freeze_norms",
     "get_config",
     "list_models",
+    "merge_model",
     "multiply_adds",
     "parameter_count",
+    "split_model",
     "stage_costs",
     "trainable_mask",
 ]

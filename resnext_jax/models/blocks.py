@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from resnext_jax.errors import BadInput
 from resnext_jax.models.keys import Keys
 from resnext_jax.models.norm import BatchNorm
 
@@ -42,15 +43,15 @@ class ResNetConfig:
 
     def __post_init__(self):
         if self.block not in BLOCKS:
-            raise ValueError(f"block={self.block!r}: expected one of {', '.join(BLOCKS)}")
+            raise BadInput(f"block={self.block!r}: expected one of {', '.join(BLOCKS)}")
         if self.block == "basic" and (self.groups, self.width_per_group, self.stride_1x1) != (1, 64, False):
-            raise ValueError(
+            raise BadInput(
                 f"groups={self.groups}, width_per_group={self.width_per_group}, "
                 f"stride_1x1={self.stride_1x1}: basic blocks have no cardinality and no 1x1; "
                 "use block='bottleneck'"
             )
         if not self.layers or min(self.layers) < 1 or self.groups < 1 or self.width_per_group < 1:
-            raise ValueError(f"{self}: layers, groups and width_per_group must be positive")
+            raise BadInput(f"{self}: layers, groups and width_per_group must be positive")
 
     def strides(self, stage: int) -> tuple[int, ...]:
         """Stride of each block of a stage, counted from 0.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnext_jax import ops
+from resnext_jax.errors import BadInput
 from resnext_jax.models.blocks import BLOCKS, Build, ResNetConfig
 from resnext_jax.models.keys import Keys
 
@@ -51,7 +52,7 @@ class ResNet(nnx.Module):
     ):
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
             if value < 1:
-                raise ValueError(f"{name}={value}: expected a positive number")
+                raise BadInput(f"{name}={value}: expected a positive number")
         build = Build(config, conv_general_dilated, dtype, bn_axis_name, zero_init_residual, rngs)
         self.config = config
         self.dtype = dtype
@@ -105,7 +106,7 @@ class ResNet(nnx.Module):
     def stem(self, images: jax.Array) -> jax.Array:
         """First convolution and, for ImageNet stems, max pooling."""
         if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise ValueError(f"images of shape {images.shape}: expected [N, H, W, {self.in_channels}]")
+            raise BadInput(f"images of shape {images.shape}: expected [N, H, W, {self.in_channels}]")
         x = self.conv1(images.astype(self.dtype))
         if self.bn1 is not None:
             x = self.bn1(x, relu=True)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from resnext_jax.errors import BadInput
 from resnext_jax.models.norm import BatchNorm
 from resnext_jax.models.resnet import ResNet
 
@@ -32,12 +33,12 @@ def trainable_mask(params: Tree, frozen: Sequence[str]) -> Tree:
     paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for prefix in _prefixes(frozen):
         if not any(_is_frozen(path, [prefix]) for path in paths):
-            raise ValueError(
+            raise BadInput(
                 f"freeze={prefix!r}: no parameter is called so; expected {BACKBONE!r} (all but fc) or the "
                 f"beginning of a name, cut at a dot: {', '.join(params)}, layer1.0.conv1, ..."
             )
     if all(_is_frozen(path, frozen) for path in paths):
-        raise ValueError(f"freeze={','.join(frozen)!r}: nothing is left to train")
+        raise BadInput(f"freeze={','.join(frozen)!r}: nothing is left to train")
     return jax.tree_util.tree_map_with_path(lambda path, _: not _is_frozen(_names(path), frozen), params)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from resnext_jax.errors import BadInput
 from resnext_jax.models.blocks import ResNetConfig
 from resnext_jax.models.keys import Keys
 from resnext_jax.models.resnet import ResNet
@@ -47,26 +48,28 @@ def list_models() -> list[str]:
     return list(VARIANTS)
 
 
-def get_config(name: str) -> ResNetConfig:
-    """The variant of that name.
+def get_config(name: str | ResNetConfig) -> ResNetConfig:
+    """The variant of that name; a configuration is itself.
 
     Raises:
         ValueError: no such name; the message suggests the nearest ones.
     """
+    if isinstance(name, ResNetConfig):
+        return name
     if name not in VARIANTS:
         near = [known for known in VARIANTS if known.startswith(name)]
         near = near or difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4) or list(VARIANTS)
-        raise ValueError(
+        raise BadInput(
             f"unknown model {name!r}: did you mean {', '.join(near)}? (`resnext-jax models` lists all)"
         )
     return VARIANTS[name]
 
 
-def build_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> ResNet:
+def build_model(name: str | ResNetConfig, *, rngs: nnx.Rngs | None = None, **options: Any) -> ResNet:
     """Build a variant with fresh parameters, drawn in one compiled call.
 
     Args:
-        name: a name of `list_models()`.
+        name: a name of `list_models()`, or a configuration of one's own.
         rngs: random streams; None is `nnx.Rngs(0)`.
         options: further arguments of `ResNet` (num_classes, in_channels, dtype, ...).
 
@@ -79,7 +82,7 @@ def build_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> R
     return nnx.merge(_graphdef(config, frozen), _initial_state(key, config, frozen))
 
 
-def abstract_model(name: str, **options: Any) -> ResNet:
+def abstract_model(name: str | ResNetConfig, **options: Any) -> ResNet:
     """The same model with `jax.ShapeDtypeStruct` for every array: no computation, no memory."""
     return _abstract(get_config(name), tuple(sorted(options.items())))
 

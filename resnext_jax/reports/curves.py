@@ -6,14 +6,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resnext_jax.training import Monitor, Progress, Row, best_row
+from resnext_jax.runs import Monitor, Row, best_row
+from resnext_jax.training import Progress
 
 PANELS = (("loss", "Loss", 1), ("top1", "Top-1 accuracy, %", 100))
 
 
 def write_curves(progress: Progress) -> None:
     """Draw `curves.png` in the run directory; a writer for `fit`."""
-    draw_curves(progress.history, progress.directory / "curves.png", progress.info.config.monitor)
+    draw_curves(progress.history, progress.directory / "curves.png", progress.config.monitor)
 
 
 def draw_curves(history: list[Row], file: Path, monitor: Monitor = "top1") -> None:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from resnext_jax.data import Preprocessing, Source, load_images
 from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
 from resnext_jax.data.sources import Subset
+from resnext_jax.errors import BadInput
+from resnext_jax.inference import Predictions
 from resnext_jax.reports.fonts import fonts_for
-from resnext_jax.training import Predictions
 
 COLUMNS = 6
 RIGHT, WRONG, NEUTRAL = "#15803d", "#b91c1c", "black"
@@ -26,7 +27,7 @@ def check_format(file: Path) -> None:
     """
     known = FigureCanvasBase.get_supported_filetypes()
     if file.suffix[1:].lower() not in known:
-        raise ValueError(f"{file}: no picture format; expected an ending of {', '.join(sorted(known))}")
+        raise BadInput(f"{file}: no picture format; expected an ending of {', '.join(sorted(known))}")
 
 
 def draw_images(images: np.ndarray, captions: Sequence[str], colors: Sequence[str], file: Path) -> None:

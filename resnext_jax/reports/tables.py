@@ -10,9 +10,9 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from resnext_jax.console import format_metrics
+from resnext_jax.inference import Predictions
 from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
-from resnext_jax.training import Predictions
-from resnext_jax.training.console import format_metrics
 
 MOST_COLUMNS = 12  # classes up to which a confusion matrix is printed
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from resnext_jax.errors import MissingPackage
+from resnext_jax.inference import confusion_matrix
 from resnext_jax.reports.confusion import render_confusion
-from resnext_jax.training import Progress, Row
-from resnext_jax.training.classification import confusion_matrix
+from resnext_jax.runs import Row
+from resnext_jax.training import Progress
 
 
 class TensorBoard:
@@ -13,14 +15,14 @@ class TensorBoard:
     The scalars are those of the history, named as `loss/train`, `loss/val` and `lr`.
 
     Raises:
-        ImportError: tensorboardX is not installed.
+        MissingPackage: tensorboardX is not installed.
     """
 
     def __init__(self) -> None:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackage(
                 f"TensorBoard's files need tensorboardX ({error}): pip install 'resnext-jax[tensorboard]'"
             ) from error
         self._open = SummaryWriter
@@ -37,7 +39,7 @@ class TensorBoard:
             self._events.add_images("images/training", progress.samples(), epoch, dataformats="NHWC")
         for row in rows:
             self._write_scalars(row)
-        classes = progress.info.classes
+        classes = progress.spec.classes
         predicted = progress.log_probabilities.argmax(axis=1)
         confusion = confusion_matrix(progress.labels, predicted, len(classes))
         picture = render_confusion(confusion, classes)

@@ -6,8 +6,9 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from resnext_jax.errors import BadInput
 from resnext_jax.models import abstract_model, get_config, trainable_mask
-from resnext_jax.training.state import split_model
+from resnext_jax.models.trees import split_model
 
 if TYPE_CHECKING:
     from resnext_jax.training.config import TrainConfig
@@ -34,24 +35,24 @@ def check(config: "TrainConfig") -> None:
     _check_ranges(config)
     for name, (other, values) in GOES_WITH.items():
         if getattr(config, name) != _default(config, name) and getattr(config, other) not in values:
-            raise ValueError(
+            raise BadInput(
                 f"{name}={getattr(config, name)!r} with {other}={getattr(config, other)!r}: it goes with "
                 f"{' or '.join(map(repr, values))}"
             )
     if config.fold and config.val_fraction != _default(config, "val_fraction"):
-        raise ValueError(f"val_fraction={config.val_fraction} with fold={config.fold}: choose one")
+        raise BadInput(f"val_fraction={config.val_fraction} with fold={config.fold}: choose one")
     _check_schedule(config)
     _check_transfer(config)
     _check_loss(config)
     for name in ("accumulate", "repeats"):
         if config.batch_size % getattr(config, name):
-            raise ValueError(
+            raise BadInput(
                 f"{name}={getattr(config, name)}: it does not divide batch_size={config.batch_size}"
             )
     if config.nesterov and config.momentum == 0:
-        raise ValueError("nesterov=True with momentum=0: Nesterov needs a momentum above 0")
+        raise BadInput("nesterov=True with momentum=0: Nesterov needs a momentum above 0")
     if config.resume and config.overwrite:
-        raise ValueError("resume=True with overwrite=True: choose one")
+        raise BadInput("resume=True with overwrite=True: choose one")
 
 
 def _check_ranges(config: "TrainConfig") -> None:
@@ -59,7 +60,7 @@ def _check_ranges(config: "TrainConfig") -> None:
         for name in names:
             value = getattr(config, name)
             if value is not None and not valid(value):
-                raise ValueError(f"{name}={value!r}: expected {expected}")
+                raise BadInput(f"{name}={value!r}: expected {expected}")
 
     for name, hint in typing.get_type_hints(type(config)).items():
         if typing.get_origin(hint) is Literal:
@@ -87,27 +88,25 @@ def _check_ranges(config: "TrainConfig") -> None:
 
 def _check_schedule(config: "TrainConfig") -> None:
     if config.schedule == "step" and not config.milestones:
-        raise ValueError("schedule='step' without milestones: name the epochs that divide the rate")
+        raise BadInput("schedule='step' without milestones: name the epochs that divide the rate")
     if list(config.milestones) != sorted(set(config.milestones)) or any(m < 1 for m in config.milestones):
-        raise ValueError(f"milestones={config.milestones}: expected rising epochs of at least 1")
+        raise BadInput(f"milestones={config.milestones}: expected rising epochs of at least 1")
     if config.schedule == "onecycle" and config.warmup_epochs:
-        raise ValueError(
+        raise BadInput(
             f"warmup_epochs={config.warmup_epochs} with schedule='onecycle': it has a warm-up of its own"
         )
 
 
 def _check_transfer(config: "TrainConfig") -> None:
     if config.new_head and config.weights is None:
-        raise ValueError("new_head=True without weights: the head is new anyhow")
+        raise BadInput("new_head=True without weights: the head is new anyhow")
     if not config.freeze:
         return
     if config.weights is None:
-        raise ValueError(
-            f"freeze={' '.join(config.freeze)!r} without weights: there is nothing learnt to keep"
-        )
+        raise BadInput(f"freeze={' '.join(config.freeze)!r} without weights: there is nothing learnt to keep")
     trained = trainable_mask(split_model(abstract_model(config.model))[1], config.freeze)
     if config.head_lr is not None and not any(trained["fc"].values()):
-        raise ValueError(f"head_lr={config.head_lr} with a frozen head: leave fc out of freeze")
+        raise BadInput(f"head_lr={config.head_lr} with a frozen head: leave fc out of freeze")
 
 
 def _check_loss(config: "TrainConfig") -> None:
@@ -115,13 +114,13 @@ def _check_loss(config: "TrainConfig") -> None:
     if weights is None:
         return
     if isinstance(weights, str) and weights != "balanced":
-        raise ValueError(f"class_weights={weights!r}: expected 'balanced' or a number for each class")
+        raise BadInput(f"class_weights={weights!r}: expected 'balanced' or a number for each class")
     if not isinstance(weights, str) and not all(0 <= weight < math.inf for weight in weights):
-        raise ValueError(f"class_weights={weights}: expected numbers of 0 or more")
+        raise BadInput(f"class_weights={weights}: expected numbers of 0 or more")
     if config.balanced_sampler:
-        raise ValueError(f"class_weights={weights!r} with balanced_sampler=True: choose one")
+        raise BadInput(f"class_weights={weights!r} with balanced_sampler=True: choose one")
     if config.mixup or config.cutmix:
-        raise ValueError(
+        raise BadInput(
             f"class_weights={weights!r} with mixup={config.mixup} and cutmix={config.cutmix}: a mixed label "
             "is of no one class; use balanced_sampler"
         )

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from resnext_jax.data import DataConfig
 from resnext_jax.data.augment import AugmentConfig
+from resnext_jax.errors import BadInput
+from resnext_jax.runs import Monitor, read_config
 from resnext_jax.training.check import check
 
 # A resumed run may differ in these: where and how it runs, not what it computes.
@@ -14,35 +17,11 @@ FREE_FIELDS = {"out", "resume", "overwrite", "epochs"} | {"data_dir", "cache_gib
 FREE_FIELDS |= {"devices", "distributed", "early_stop", "tensorboard"}
 
 
-Monitor = Literal["top1", "loss"]
-
-
 @dataclass(frozen=True)
-class TrainConfig(AugmentConfig):
+class TrainConfig(AugmentConfig, DataConfig):
     """A training run, from data to run directory. Every field is a flag of `resnext-jax train`."""
 
-    # Data
-    data: str = "demo"
-    """`demo`, a folder of images (class folders, or train/ val/ [test/] holding class folders), or
-    `tfds:NAME[/CONFIG]`."""
-    data_dir: Path | None = None
-    """Where prepared TFDS data sets lie (TFDS's own default otherwise)."""
-    val_fraction: float = 0.2
-    """Share of the images that validate, where the data comes without a validation split."""
-    split_seed: int = 0
-    """Another seed draws another split."""
-    group_by: str | None = None
-    """Regular expression on file names: files whose first capture is equal (one patient, one photo) stay on
-    one side of the split."""
-    fold: tuple[int, int] | None = None
-    """Cross-validation: `0 3` validates on the first of three equal parts of the images and trains on the
-    others; instead of val_fraction."""
-    train_limit: int | None = None
-    """Train on about this many images only, all classes in proportion, for trials and reduced runs."""
-    val_limit: int | None = None
-    """Validate on about this many images only."""
-    skip_bad_images: bool = False
-    """Go on without unreadable images, naming each; otherwise they stop the run before its first step."""
+    # Images
     image_size: int = 224
     """Side of the square image that the network sees, in pixels."""
     resize_size: int | None = None
@@ -53,10 +32,6 @@ class TrainConfig(AugmentConfig):
     normalize: Literal["weights", "imagenet", "half"] = "weights"
     """Mean and deviation: those that `weights` were trained with, where they say so (a run directory or
     torchvision's name), else ImageNet's; ImageNet's; or 0.5 and 0.5 (pixels to [-1, 1])."""
-    cache_gib: float = 2.0
-    """Memory for decoded images, in GiB; data sets above it are decoded anew each epoch."""
-    workers: int | None = None
-    """Threads that decode images (default: one a CPU core)."""
 
     # Model
     model: str = "resnext50_32x4d"
@@ -199,7 +174,7 @@ class TrainConfig(AugmentConfig):
         hints = typing.get_type_hints(cls)
         unknown = sorted(set(values) - set(hints))
         if unknown:
-            raise ValueError(
+            raise BadInput(
                 f"unknown fields in the run's config: {', '.join(unknown)}; written by another version?"
             )
 
@@ -210,3 +185,18 @@ class TrainConfig(AugmentConfig):
             return tuple(value) if isinstance(value, list) else value
 
         return cls(**{name: restore(name, value) for name, value in values.items()})
+
+
+def saved_config(directory: Path) -> TrainConfig:
+    """What the run in a directory was configured as.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        BadInput: a run of converted weights, which was not trained here; or of another version.
+    """
+    config = read_config(directory)["config"]
+    if not config.get("data"):
+        raise BadInput(
+            f"out={directory}: converted weights, not a run to go on with; start one with weights={directory}"
+        )
+    return TrainConfig.from_dict(config)

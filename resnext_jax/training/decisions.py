@@ -5,20 +5,8 @@ Nothing else has to be kept for it: a resumed run decides as an uninterrupted on
 
 import math
 
-from resnext_jax.training.config import Monitor, TrainConfig
-from resnext_jax.training.run import Row
-from resnext_jax.weights.runs import rank
-
-
-def monitored(row: Row, monitor: Monitor) -> dict[str, float]:
-    """The metrics by which epochs are ranked: the loss, and before it top-1 if that is monitored."""
-    names = ("val_top1", "val_loss") if monitor == "top1" else ("val_loss",)
-    return {name: row[name] for name in names}
-
-
-def best_row(history: list[Row], monitor: Monitor = "top1") -> Row:
-    """The epoch whose checkpoint is the best; the first of equal ones."""
-    return max(history, key=lambda row: rank(monitored(row, monitor)))
+from resnext_jax.runs import Row, best_row
+from resnext_jax.training.config import TrainConfig
 
 
 def lr_scale(config: TrainConfig, history: list[Row]) -> float:

@@ -10,19 +10,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnext_jax.training import run
-from resnext_jax.training.checkpoint import Checkpoints
-from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.console import Console, format_metrics
-from resnext_jax.training.decisions import best_row, lr_scale, monitored, stops_early
-from resnext_jax.training.evaluation import Evaluator
-from resnext_jax.training.metrics import mean_metrics, means
+from resnext_jax import runs
+from resnext_jax.console import Console, format_metrics
+from resnext_jax.devices import (
+    DataParallel,
+    agreed,
+    enable_compilation_cache,
+    join_processes,
+    peak_memory_gib,
+)
+from resnext_jax.errors import BadInput
+from resnext_jax.inference import Evaluator, mean_metrics, means
+from resnext_jax.runs import Row, best_row, monitored
+from resnext_jax.training.config import TrainConfig, saved_config
+from resnext_jax.training.decisions import lr_scale, stops_early
 from resnext_jax.training.optimizer import make_schedule
-from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.run import Progress, Row, Writer
-from resnext_jax.training.runtime import enable_compilation_cache, join_processes, peak_memory_gib
+from resnext_jax.training.progress import Progress, Writer
 from resnext_jax.training.setup import prepare
-from resnext_jax.training.stopping import Interrupted, StopRequest, agreed
+from resnext_jax.training.stopping import Interrupted, StopRequest
 from resnext_jax.training.trainer import Trainer
 
 SAMPLES = 16  # augmented images shown to writers
@@ -68,20 +73,15 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
     if config.resume:
         _check_resumable(config)
     elif jax.process_index() == 0:
-        run.check_free(config.out, overwrite=config.overwrite)
+        runs.check_free(config.out, overwrite=config.overwrite)
     with StopRequest() as stop:
         loop = _Loop(config, parallel, Console(quiet or jax.process_index() > 0), writers, stop)
         return loop.run()
 
 
 def _check_resumable(config: TrainConfig) -> None:
-    saved = run.read_info(config.out).config
-    if not saved.data:
-        raise ValueError(
-            f"{config.out}: converted weights, not a run to go on with; start one with --weights {config.out}"
-        )
-    if different := config.differences(saved):
-        raise ValueError(
+    if different := config.differences(saved_config(config.out)):
+        raise BadInput(
             f"{config.out}: the run to resume has other settings ({'; '.join(different)}); leave them out, "
             "or start a new run"
         )
@@ -103,7 +103,7 @@ class _Loop:
         self.primary = jax.process_index() == 0
         self.setup = prepare(config, parallel, console)
         self.schedule = make_schedule(config, self.setup.steps_per_epoch)
-        self.evaluate = Evaluator(self.setup.eval_graphdef, self.setup.info.preprocessing, parallel)
+        self.evaluate = Evaluator(self.setup.eval_graphdef, self.setup.spec.preprocessing.normalize, parallel)
         self.trainer = Trainer(self.setup, parallel, console)
         self.history: list[Row] = []
         self.saved = time.monotonic()
@@ -115,12 +115,13 @@ class _Loop:
             self._restore()
         if self.primary:
             if config.resume:
-                run.write_config(config.out, self.setup.info)
+                before = runs.read_config(config.out)
+                runs.write_config(config.out, self.setup.spec, config.to_dict(), resumed=before)
             else:
-                run.start(config.out, self.setup.info)
+                runs.start(config.out, self.setup.spec, config.to_dict())
         trainer.start()
         self._announce()
-        with Checkpoints(config.out, create=True) as self.checkpoints:
+        with runs.Checkpoints(config.out, write=True) as self.checkpoints:
             while trainer.epochs_done < config.epochs and not stops_early(config, self.history):
                 trainer.train_epoch(self._between_steps)
                 self._finish_epoch()
@@ -129,14 +130,14 @@ class _Loop:
             self.console.line(f"stopped early: no better epoch than {best['epoch']} in {config.early_stop}")
         summary = self._summary(best, time.perf_counter() - started)
         if self.primary:
-            run.write_json(config.out / "summary.json", summary)
+            runs.write_json(config.out / "summary.json", summary)
         return FitResult(config.out, self.history, summary)
 
     def _announce(self) -> None:
         setup = self.setup
         self.console.line(
             f"{self.config.model} on {self.config.data}: {len(setup.train_images)} training and "
-            f"{len(setup.val_images)} validation images of {len(setup.info.classes)} classes, "
+            f"{len(setup.val_images)} validation images of {len(setup.spec.classes)} classes, "
             f"{setup.steps_per_epoch} steps an epoch, "
             f"{self.parallel.global_count} x {self.parallel.devices[0].device_kind}"
         )
@@ -150,28 +151,31 @@ class _Loop:
     def _restore(self) -> None:
         """Take up the latest checkpoint."""
         trainer = self.trainer
-        images, classes = len(self.setup.train_images), list(self.setup.info.classes)
-        with Checkpoints(self.config.out) as checkpoints:
+        images, classes = len(self.setup.train_images), list(self.setup.spec.classes)
+        with runs.Checkpoints(self.config.out) as checkpoints:
             trainer.step = checkpoints.step_of("latest")
             meta = checkpoints.read_meta(trainer.step)
             if (meta["train_images"], meta["classes"]) != (images, classes):
-                raise ValueError(
+                raise BadInput(
                     f"{self.config.out}: the run had {meta['train_images']} training images of "
                     f"{', '.join(meta['classes'])}; now there are {images} of {', '.join(classes)}"
                 )
-            trainer.state = self.parallel.replicate(checkpoints.read_state(trainer.step, trainer.state))
+            model, rest = checkpoints.read_state(trainer.step, trainer.state.model, trainer.state.rest)
+            trainer.state = self.parallel.replicate(trainer.state.replaced(model, rest))
         self.history = meta["history"]
         trainer.sums, trainer.epoch_seconds = meta["sums"], meta["epoch_seconds"]
 
     def _save(self, metrics: dict[str, float] | None) -> None:
         trainer = self.trainer
-        progress = {
+        meta = self.setup.spec.to_dict() | {
+            "config": self.config.to_dict(),
             "train_images": len(self.setup.train_images),
             "history": self.history,
             "sums": trainer.sums,
             "epoch_seconds": trainer.epoch_seconds,
         }
-        self.checkpoints.save(trainer.step, trainer.state, self.setup.info.to_dict() | progress, metrics)
+        state = trainer.state
+        self.checkpoints.save(trainer.step, state.model, state.rest, meta, metrics)
         self.saved = time.monotonic()
 
     def _between_steps(self, settle: Callable[[], None]) -> None:
@@ -220,7 +224,7 @@ class _Loop:
 
     def _write(self, log_probabilities: np.ndarray) -> None:
         setup = self.setup
-        run.write_history(self.config.out, self.history)
+        runs.write_history(self.config.out, self.history)
 
         def samples() -> np.ndarray:
             images = setup.train_images.gather(np.arange(min(SAMPLES, len(setup.train_images))))
@@ -228,7 +232,13 @@ class _Loop:
             return np.asarray(jax.jit(setup.augment)(keys, images))
 
         progress = Progress(
-            self.config.out, setup.info, self.history, setup.val_images.labels, log_probabilities, samples
+            self.config.out,
+            setup.spec,
+            self.config,
+            self.history,
+            setup.val_images.labels,
+            log_probabilities,
+            samples,
         )
         for write in self.writers:
             write(progress)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from resnext_jax.errors import BadInput
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -62,7 +64,7 @@ def class_weights(
     if wanted == "balanced":
         return balanced_weights(labels, len(classes))
     if len(wanted) != len(classes):
-        raise ValueError(
+        raise BadInput(
             f"class_weights={' '.join(map(str, wanted))}: {len(wanted)} weights; expected one for each of "
             f"the {len(classes)} classes, in this order: {', '.join(classes)}"
         )

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from resnext_jax.models import trainable_mask
+from resnext_jax.models.trees import Tree
 from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.state import Tree
 
 
 def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:

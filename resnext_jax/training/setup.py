@@ -7,26 +7,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from resnext_jax.data import (
-    Dataset,
-    Images,
-    Preprocessing,
-    Source,
-    limit,
-    load_images,
-    open_dataset,
-    steps_per_epoch,
-)
+from resnext_jax.console import Console
+from resnext_jax.data import Images, Preprocessing, read_images, steps_per_epoch
 from resnext_jax.data.augment import Augment, make_augment, make_mix
-from resnext_jax.models import freeze_norms, trainable_mask
+from resnext_jax.devices import AXIS, DataParallel
+from resnext_jax.errors import BadInput
+from resnext_jax.models import freeze_norms, get_config, split_model, trainable_mask
+from resnext_jax.runs import ModelSpec, read_spec
 from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.console import Console
 from resnext_jax.training.loss import Loss, class_weights
 from resnext_jax.training.optimizer import make_optimizer
-from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.run import RunInfo, read_info
-from resnext_jax.training.state import TrainState, create_state, split_model
-from resnext_jax.training.step import AXIS, Normalize, TrainStep, make_train_step
+from resnext_jax.training.state import TrainState, create_state
+from resnext_jax.training.step import TrainStep, make_train_step
 from resnext_jax.weights import create_model, preprocessing
 from resnext_jax.weights.named import is_name
 
@@ -35,7 +27,8 @@ from resnext_jax.weights.named import is_name
 class Setup:
     """A run, ready to start: data in memory, model and optimiser in their initial state."""
 
-    info: RunInfo
+    config: TrainConfig
+    spec: ModelSpec
     train_images: Images
     val_images: Images
     steps_per_epoch: int
@@ -52,28 +45,9 @@ class Setup:
     @property
     def trained(self) -> int:
         """Numbers that training does change."""
-        mask = trainable_mask(self.state.params, self.info.config.freeze)
+        mask = trainable_mask(self.state.params, self.config.freeze)
         sizes = jax.tree.map(lambda leaf, trained: leaf.size * trained, self.state.params, mask)
         return sum(jax.tree.leaves(sizes))
-
-
-def read_dataset(config: TrainConfig) -> Dataset:
-    """The data of a run, split as it asks."""
-    return open_dataset(
-        config.data,
-        data_dir=config.data_dir,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
-        group_by=config.group_by,
-        fold=config.fold,
-    )
-
-
-def choose_split(config: TrainConfig, dataset: Dataset, name: str) -> Source:
-    """A split of a run's data, reduced to what the run takes of it."""
-    source = dataset.split(name)
-    count = {"train": config.train_limit, "val": config.val_limit}.get(name)
-    return source if count is None else limit(source, count, seed=config.split_seed)
 
 
 def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Setup:
@@ -84,28 +58,32 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         FileNotFoundError: missing data or weights.
     """
     _check_batch(config, parallel.global_count)
-    dataset = read_dataset(config)
+    dataset = config.open()
     # A resumed run goes on as it began, also where the weights that it started from are gone.
-    preprocess = read_info(config.out).preprocessing if config.resume else make_preprocessing(config)
-    info = RunInfo(config, dataset.classes, preprocess)
-    train, val = choose_split(config, dataset, "train"), choose_split(config, dataset, "val")
+    spec = read_spec(config.out) if config.resume else make_spec(config, dataset.classes)
+    if spec.classes != dataset.classes:
+        raise BadInput(
+            f"data={config.data}: its classes are {', '.join(dataset.classes)}; those of the run in "
+            f"{config.out} are {', '.join(spec.classes)}"
+        )
+    train, val = config.choose(dataset, "train"), config.choose(dataset, "val")
     loss = Loss(
-        len(info.classes),
+        len(spec.classes),
         config.label_smoothing,
-        class_weights(config.class_weights, train.labels, info.classes),
+        class_weights(config.class_weights, train.labels, spec.classes),
     )
     # The splits share the memory that is allowed, by their number of images.
     share = config.cache_gib / (len(train) + len(val))
-    train_images = read_images(train, "training", info, share * len(train), console)
-    val_images = read_images(val, "validation", info, share * len(val), console)
+    train_images = read_images(train, "training", spec.preprocessing, config, share * len(train), console)
+    val_images = read_images(val, "validation", spec.preprocessing, config, share * len(val), console)
     if len(train_images) < config.batch_size:
-        raise ValueError(
+        raise BadInput(
             f"batch_size={config.batch_size}: more than the {len(train_images)} training images; "
             "use a smaller one"
         )
 
     model = create_model(
-        config.model,
+        spec.architecture if config.resume else config.model,
         num_classes=len(dataset.classes),
         weights=None if config.resume else config.weights,  # a checkpoint takes their place
         head="new" if config.new_head else "strict",
@@ -125,7 +103,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     train_step = make_train_step(
         graphdef,
         optimizer,
-        Normalize(info.preprocessing.mean, info.preprocessing.std),
+        spec.preprocessing.normalize,
         augment,
         loss,
         mix=make_mix(config.mixup, config.cutmix),
@@ -135,7 +113,8 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     )
     state = create_state(params, batch_stats, optimizer, config.seed, ema=config.ema_decay is not None)
     return Setup(
-        info=info,
+        config=config,
+        spec=spec,
         train_images=train_images,
         val_images=val_images,
         steps_per_epoch=steps,
@@ -156,22 +135,16 @@ def _check_batch(config: TrainConfig, devices: int) -> None:
         (devices * pairs, f"pairs to mix on {devices} devices"),
     ):
         if config.batch_size % share:
-            raise ValueError(
+            raise BadInput(
                 f"batch_size={config.batch_size}: {what} do not divide it; use a multiple of {share}"
             )
 
 
-def read_images(source: Source, name: str, info: RunInfo, budget_gib: float, console: Console) -> Images:
-    """Images of a split, decoded once where the budget allows, with progress."""
-    with console.task(f"reading {name} images", len(source)) as update:
-        return load_images(
-            source,
-            info.preprocessing,
-            budget_bytes=int(budget_gib * 2**30),
-            skip_bad=info.config.skip_bad_images,
-            workers=info.config.workers,
-            progress=lambda done, _: update(done, ""),
-        )
+def make_spec(config: TrainConfig, classes: tuple[str, ...]) -> ModelSpec:
+    """The model that a configuration asks for."""
+    return ModelSpec(
+        config.model, get_config(config.model), classes, make_preprocessing(config), dtype=config.dtype
+    )
 
 
 def make_preprocessing(config: TrainConfig) -> Preprocessing:

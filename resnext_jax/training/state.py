@@ -1,14 +1,13 @@
 """Training state: plain nested dictionaries of arrays, ordinary pytrees for optax, pmap and Orbax."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
-Tree = dict[str, Any]
+from resnext_jax.models.trees import Tree
 
 
 class TrainState(NamedTuple):
@@ -32,16 +31,15 @@ class TrainState(NamedTuple):
         """What is evaluated, exported and best: {"params": ..., "batch_stats": ...}, averaged if kept so."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
+    @property
+    def rest(self) -> Tree:
+        """All but `model`: what only resuming needs. With an average these are the raw weights, too."""
+        model = ("params", "batch_stats", "ema") if self.ema is None else ("ema",)
+        return {name: value for name, value in self._asdict().items() if name not in model}
 
-def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Structure, parameters and batch statistics of a model."""
-    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graphdef, _plain(params), _plain(batch_stats)
-
-
-def merge_model(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module:
-    """The model again; a fresh one at each call, so that it can be merged inside a traced function."""
-    return nnx.merge(graphdef, nnx.State(_keyed(params)), nnx.State(_keyed(batch_stats)), copy=True)
+    def replaced(self, model: Tree, rest: Tree) -> "TrainState":
+        """The state whose `model` and `rest` are these."""
+        return TrainState(**rest, **model) if self.ema is None else TrainState(**rest, ema=model)
 
 
 def create_state(
@@ -72,18 +70,3 @@ def create_state(
         jnp.float32(1),
         jax.tree.map(jnp.copy, average) if ema else None,
     )
-
-
-def _plain(state: nnx.State) -> Tree:
-    def walk(tree: dict) -> Tree:
-        return {str(key): walk(value) if isinstance(value, dict) else value for key, value in tree.items()}
-
-    return walk(nnx.to_pure_dict(state))
-
-
-def _keyed(tree: Tree) -> dict:
-    # List positions are integers in NNX; Orbax and JSON know text keys only.
-    return {
-        int(key) if key.isdigit() else key: _keyed(value) if isinstance(value, dict) else value
-        for key, value in tree.items()
-    }

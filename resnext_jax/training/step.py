@@ -1,12 +1,11 @@
-"""Training and evaluation step of one device: pure functions, to be mapped over devices.
+"""The training step of one device: a pure function, to be mapped over devices.
 
-Both run under a mapped axis named `AXIS`. What the training step returns is the same on every device:
-gradients, batch statistics and metric sums are reduced over the axis here, and nowhere else.
+It runs under a mapped axis named `AXIS`. What it returns is the same on every device: gradients, batch
+statistics and metric sums are reduced over the axis here, and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,28 +13,16 @@ import optax
 from flax import nnx
 
 from resnext_jax.data.augment import Augment, Mix
+from resnext_jax.data.preprocessing import Normalize
+from resnext_jax.devices.parallel import AXIS, Batch
+from resnext_jax.inference.metrics import Sums, metric_sums, zero_sums
 from resnext_jax.models import trainable_mask
+from resnext_jax.models.trees import Tree, merge_model, split_model
 from resnext_jax.training.ema import update_ema
 from resnext_jax.training.loss import Loss
-from resnext_jax.training.metrics import Sums, metric_sums, zero_sums
-from resnext_jax.training.state import TrainState, Tree, merge_model, split_model
+from resnext_jax.training.state import TrainState
 
-AXIS = "batch"
-
-Batch = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Sums, Batch], tuple[TrainState, Sums]]
-EvalStep = Callable[[Tree, Batch], jax.Array]
-
-
-class Normalize(NamedTuple):
-    """uint8 [N, H, W, C] to (x / 255 - mean) / std, float32."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def make_train_step(
@@ -120,25 +107,6 @@ def make_train_step(
         return state, _add(sums, more_sums)
 
     return train_step
-
-
-def make_eval_step(graphdef: nnx.GraphDef, normalize: Normalize) -> EvalStep:
-    """Predictions of one batch.
-
-    Args:
-        graphdef: structure of the model, in evaluation form.
-        normalize: uint8 images to floats.
-
-    Returns:
-        A function `(model, batch) -> log-probabilities`, float32 [N, K]; model holds `params` and
-        `batch_stats`, batch is as in `make_train_step`.
-    """
-
-    def eval_step(model: Tree, batch: Batch) -> jax.Array:
-        logits = merge_model(graphdef, **model)(normalize(batch["image"]))
-        return jax.nn.log_softmax(logits.astype(jnp.float32))
-
-    return eval_step
 
 
 def _hold(params: Tree, frozen: Sequence[str]) -> Tree:

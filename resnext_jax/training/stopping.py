@@ -5,7 +5,6 @@ import threading
 from types import FrameType
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -51,10 +50,3 @@ class StopRequest:
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.signum = signal.SIGTERM
         return self.signum is not None
-
-
-def agreed(wish: bool, step: int) -> bool:
-    """The first process's wish, for all of them; with several processes it is asked for every 100th step."""
-    if jax.process_count() == 1:
-        return wish
-    return step % 100 == 0 and bool(multihost_utils.broadcast_one_to_all(np.asarray(wish)))

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnext_jax.console import Console, format_metrics
 from resnext_jax.data import WaitTimer, prefetch_to_device, train_batches
-from resnext_jax.training.console import Console, format_metrics
-from resnext_jax.training.metrics import Sums, means, zero_sums
-from resnext_jax.training.parallel import DataParallel
+from resnext_jax.devices.parallel import DataParallel
+from resnext_jax.inference.metrics import Sums, means, zero_sums
 from resnext_jax.training.setup import Setup
 
 # Steps that the host may be ahead of the devices: enough to keep them busy, few enough to bound memory.
@@ -53,7 +53,7 @@ class Trainer:
 
     def start(self) -> None:
         """Begin to read batches, from the step that is next."""
-        config = self.setup.info.config
+        config = self.setup.config
         batches = train_batches(
             self.setup.train_images,
             batch_size=config.batch_size,
@@ -77,7 +77,7 @@ class Trainer:
         Raises:
             FloatingPointError: a loss, parameter or batch statistic stopped being finite.
         """
-        sums = zero_sums(len(self.setup.info.classes))
+        sums = zero_sums(len(self.setup.spec.classes))
         if self.sums is not None:
             sums = {name: jnp.float32(self.sums[name]) for name in sums}
         sums = self.parallel.replicate(sums)
@@ -85,7 +85,7 @@ class Trainer:
         ahead: deque[Sums] = deque()
         waited = self._batches.seconds
         mark = time.perf_counter()
-        epochs = self.setup.info.config.epochs
+        epochs = self.setup.config.epochs
         with self.console.task(f"epoch {self.epochs_done + 1}/{epochs}", steps) as update:
             for done in range(self.step % steps + 1, steps + 1):
                 batch = next(self._batches)
@@ -138,7 +138,7 @@ class Trainer:
         return host
 
     def _diverged(self, what: str) -> None:
-        config = self.setup.info.config
+        config = self.setup.config
         raise FloatingPointError(
             f"{what} by step {self.step} of epoch {-(-self.step // self.setup.steps_per_epoch)}; "
             f"try a lower lr than {config.lr}; checkpoints from before are kept in {config.out}"

@@ -4,7 +4,6 @@ from resnext_jax.weights.convert import convert, identify
 from resnext_jax.weights.create import create_model, download_weights, locate_weights, preprocessing
 from resnext_jax.weights.files import read_weights, write_weights
 from resnext_jax.weights.named import NAMED_WEIGHTS, NamedWeights, named_weights
-from resnext_jax.weights.runs import read_run
 from resnext_jax.weights.state_dict import load_torch_state_dict, looks_like, to_torch_state_dict
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "looks_like",
     "named_weights",
     "preprocessing",
-    "read_run",
     "read_weights",
     "to_torch_state_dict",
     "write_weights",

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from resnext_jax.errors import BadInput
 from resnext_jax.models import ResNet, abstract_model
+from resnext_jax.runs import read_spec
 from resnext_jax.weights.create import locate_weights
 from resnext_jax.weights.files import head_size, input_channels, read_weights, write_weights
 from resnext_jax.weights.named import is_name
-from resnext_jax.weights.runs import read_run
 from resnext_jax.weights.state_dict import StateDict, load_torch_state_dict, looks_like, to_torch_state_dict
 
 
@@ -27,11 +28,11 @@ def identify(source: str | Path, model: str | None = None) -> tuple[str, ResNet]
             a name of weights without a model.
     """
     if is_name(str(source)) and model is None:
-        raise ValueError(f"{source}: name the model whose weights they are with --model")
+        raise BadInput(f"{source}: name the model whose weights they are with --model")
     path = locate_weights(source, model or "")
     state_dict = read_weights(path)
     if model is None:
-        model = read_run(path)[1]["config"]["model"] if path.is_dir() else _only_variant(path, state_dict)
+        model = read_spec(path).name if path.is_dir() else _only_variant(path, state_dict)
     filled = abstract_model(model, num_classes=head_size(state_dict), in_channels=input_channels(state_dict))
     load_torch_state_dict(filled, state_dict)
     return model, filled
@@ -63,5 +64,5 @@ def _only_variant(source: Path, state_dict: StateDict) -> str:
     names = looks_like(state_dict)
     if len(names) != 1:
         found = f"fits {', '.join(names)}" if names else "fits no known variant"
-        raise ValueError(f"{source}: {found}; name one with --model")
+        raise BadInput(f"{source}: {found}; name one with --model")
     return names[0]

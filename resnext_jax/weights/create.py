@@ -6,14 +6,15 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from resnext_jax.cache import cache_directory
 from resnext_jax.data import Preprocessing
-from resnext_jax.download import download
+from resnext_jax.errors import BadInput
 from resnext_jax.models import ResNet, abstract_model, build_model
 from resnext_jax.models.resnet import linear_head
+from resnext_jax.runs import read_spec
+from resnext_jax.storage.cache import cache_directory
+from resnext_jax.storage.download import download
 from resnext_jax.weights.files import head_size, read_weights
 from resnext_jax.weights.named import is_name, named_weights
-from resnext_jax.weights.runs import read_run
 from resnext_jax.weights.state_dict import Head, load_torch_state_dict
 
 
@@ -55,7 +56,7 @@ def create_model(
     options |= {"in_channels": in_channels, "dtype": dtype}
     if weights is None:
         if num_classes is None:
-            raise ValueError("num_classes=None: without weights the number of classes must be given")
+            raise BadInput("num_classes=None: without weights the number of classes must be given")
         return build_model(name, rngs=rngs, num_classes=num_classes, **options)
     state_dict = read_weights(locate_weights(weights, name))
     if num_classes is None:
@@ -86,7 +87,7 @@ def locate_weights(weights: str | Path, model: str) -> Path:
 def download_weights(weights: str, model: str) -> Path:
     """Fetch torchvision's weights to the cache, unless they are there.
 
-    The cache is `weights/` below `RESNEXT_JAX_CACHE` (see `resnext_jax.cache`).
+    The cache is `weights/` below `RESNEXT_JAX_CACHE` (see `resnext_jax.storage.cache`).
 
     Args:
         weights: "IMAGENET1K_V1", "IMAGENET1K_V2" or "DEFAULT".
@@ -117,10 +118,10 @@ def preprocessing(weights: str | Path, model: str | None = None) -> Preprocessin
     """
     if is_name(str(weights)):
         if model is None:
-            raise ValueError(f"weights={weights!r}: name the model whose weights they are")
+            raise BadInput(f"weights={weights!r}: name the model whose weights they are")
         return named_weights(str(weights), model).preprocessing
     if Path(weights).is_file():
-        raise ValueError(
+        raise BadInput(
             f"{weights}: a file of weights does not say how images are prepared; use Preprocessing(...)"
         )
-    return Preprocessing.from_dict(read_run(Path(weights))[1]["preprocessing"])
+    return read_spec(Path(weights)).preprocessing

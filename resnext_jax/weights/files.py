@@ -12,7 +12,9 @@ from typing import Any
 import safetensors
 import safetensors.numpy
 
-from resnext_jax.weights.runs import read_run
+from resnext_jax.errors import BadInput, MissingPackage
+from resnext_jax.runs import read_best
+from resnext_jax.storage import write_whole
 from resnext_jax.weights.state_dict import StateDict, clean_state_dict, from_trees
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -31,7 +33,7 @@ def read_weights(path: Path) -> StateDict:
         ValueError: another kind of file, a damaged one, or one that holds more than arrays.
     """
     if path.is_dir():
-        model, _ = read_run(path)
+        _, model, _ = read_best(path)
         return from_trees(model["params"], model["batch_stats"])
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or directory; expected weights as {_KINDS}")
@@ -40,11 +42,11 @@ def read_weights(path: Path) -> StateDict:
     elif path.suffix in TORCH_SUFFIXES:
         raw = _read_torch(path)
     else:
-        raise ValueError(f"{path}: unknown kind of file; expected {_KINDS}")
+        raise BadInput(f"{path}: unknown kind of file; expected {_KINDS}")
     try:
         return clean_state_dict(raw)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise BadInput(f"{path}: {error}") from None
 
 
 def write_weights(path: Path, state_dict: StateDict) -> None:
@@ -67,16 +69,10 @@ def write_weights(path: Path, state_dict: StateDict) -> None:
         torch.save({name: torch.from_numpy(array) for name, array in state_dict.items()}, buffer)
         data = buffer.getvalue()
     else:
-        raise ValueError(
+        raise BadInput(
             f"{path}: cannot write weights there; expected {SAFETENSORS} or {', '.join(TORCH_SUFFIXES)}"
         )
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path}: not written: {error.strerror}") from None
+    write_whole(path, data)
 
 
 def head_size(state_dict: StateDict) -> int:
@@ -86,7 +82,7 @@ def head_size(state_dict: StateDict) -> int:
         ValueError: it has no head.
     """
     if "fc.weight" not in state_dict:
-        raise ValueError(
+        raise BadInput(
             "the weights have no head (fc.weight); to train one on them, give num_classes=N and head='new' "
             "(train --new-head)"
         )
@@ -103,9 +99,9 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: damaged, incomplete or not safetensors: {error}") from None
+        raise BadInput(f"{path}: damaged, incomplete or not safetensors: {error}") from None
     except AttributeError as error:  # numpy has no such type
-        raise ValueError(f"{path}: holds arrays of a type that is not read: {error.name}") from None
+        raise BadInput(f"{path}: holds arrays of a type that is not read: {error.name}") from None
 
 
 def _read_torch(path: Path) -> Any:
@@ -116,8 +112,8 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
-            raise ValueError(f"{path}: damaged, or not a file of torch.save") from None
-        raise ValueError(
+            raise BadInput(f"{path}: damaged, or not a file of torch.save") from None
+        raise BadInput(
             f"{path}: refused, nothing was run: it refers to {refused[1]}, and only arrays are read; "
             "where you trust it, load it in PyTorch and save its state_dict() alone"
         ) from None
@@ -125,14 +121,14 @@ def _read_torch(path: Path) -> Any:
         raise
     except Exception as error:  # damage makes the unpickler raise errors of many kinds
         reason = str(error).split(".")[0] if isinstance(error, (RuntimeError, OSError)) else ""
-        raise ValueError(f"{path}: damaged or incomplete: {reason or 'its parts do not fit'}") from None
+        raise BadInput(f"{path}: damaged or incomplete: {reason or 'its parts do not fit'}") from None
 
 
 def _torch(path: Path) -> ModuleType:
     try:
         import torch
     except ImportError:
-        raise ValueError(
+        raise MissingPackage(
             f"{path}: {path.suffix} files need PyTorch: pip install 'resnext-jax[torch]', "
             f"or use a {SAFETENSORS} file"
         ) from None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from resnext_jax.data import Preprocessing
+from resnext_jax.errors import BadInput
 
 BASE_URL = "https://download.pytorch.org/models/"
 DEFAULT = "DEFAULT"
@@ -86,7 +87,7 @@ def named_weights(weights: str, model: str) -> NamedWeights:
     if weights == DEFAULT and known:
         weights = list(known)[-1]
     if weights not in known:
-        raise ValueError(
+        raise BadInput(
             f"weights={weights!r}: {model} has no weights of that name; "
             f"it has {', '.join([*known, DEFAULT]) if known else 'none: give a file'}"
         )

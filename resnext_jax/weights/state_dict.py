@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from resnext_jax.errors import BadInput
 from resnext_jax.models import VARIANTS, ResNet, ResNetConfig, abstract_model
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def load_torch_state_dict(model: ResNet, state_dict: Mapping[str, Any], *, head:
             and says which variant the state dict looks like.
     """
     if head not in ("strict", "new"):
-        raise ValueError(f"head={head!r}: expected 'strict' or 'new'")
+        raise BadInput(f"head={head!r}: expected 'strict' or 'new'")
     arrays = clean_state_dict(state_dict)
     variables = {_torch_name(path): (path, var) for path, var in nnx.to_flat_state(nnx.state(model))}
     if head == "new":
@@ -90,14 +91,14 @@ def clean_state_dict(state_dict: Mapping[str, Any]) -> StateDict:
         ValueError: no arrays, or values that are not dense arrays of floating point numbers.
     """
     if not isinstance(state_dict, Mapping):
-        raise ValueError(f"state dict: expected arrays by name, found a {type(state_dict).__name__}")
+        raise BadInput(f"state dict: expected arrays by name, found a {type(state_dict).__name__}")
     for wrapper in _WRAPPERS:
         if isinstance(state_dict.get(wrapper), Mapping):
             log.info("state dict: taken from under the key %r", wrapper)
             state_dict = state_dict[wrapper]
     other = [repr(name) for name in state_dict if not isinstance(name, str)]
     if other:
-        raise ValueError(f"state dict: expected arrays by name, found one called {_join(other)}")
+        raise BadInput(f"state dict: expected arrays by name, found one called {_join(other)}")
     if state_dict and all(name.startswith("module.") for name in state_dict):
         log.info("state dict: removed DataParallel's prefix 'module.' from every name")
         state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
@@ -112,9 +113,9 @@ def clean_state_dict(state_dict: Mapping[str, Any]) -> StateDict:
             casts.setdefault(dtype, []).append(name)
         arrays[name] = array
     if bad:
-        raise ValueError(f"state dict: not a dense array of floating point numbers: {_join(bad)}")
+        raise BadInput(f"state dict: not a dense array of floating point numbers: {_join(bad)}")
     if not arrays:
-        raise ValueError("state dict: holds no arrays")
+        raise BadInput("state dict: holds no arrays")
     for dtype, names in casts.items():
         log.info("state dict: %d arrays cast from %s to float32", len(names), dtype)
     return arrays
@@ -198,7 +199,7 @@ def _check(arrays: StateDict, expected: dict[str, tuple[int, ...]], model: ResNe
     else:
         hint = f"it looks like {' or '.join(looks_like(arrays)) or 'no variant that is known here'}"
     ours = next((name for name, config in VARIANTS.items() if config == model.config), "the model")
-    raise ValueError(f"state dict does not fit {ours}: {'; '.join(found)}; {hint}")
+    raise BadInput(f"state dict does not fit {ours}: {'; '.join(found)}; {hint}")
 
 
 def _join(names: list[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from resnext_jax.data.augment.auto import Policy
 from resnext_jax.data.augment.warp import Fill
+from resnext_jax.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +66,30 @@ class AugmentConfig:
         """
         for name, choices in (("fill", typing.get_args(Fill)), ("auto", ("none", *typing.get_args(Policy)))):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}")
+                raise BadInput(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}")
         limits = {"rotate": 180, "shift": 1, "shear": 80, "zoom": 0.95, "hue": 0.5, "erase": 1}
         limits |= {"brightness": 10, "contrast": 10, "saturation": 10, "mixup": 100, "cutmix": 100}
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number from 0 to {limit}")
+                raise BadInput(f"{name}={getattr(self, name)}: expected a number from 0 to {limit}")
         if self.crop_size is not None:
             if self.crop_size < 1:
-                raise ValueError(f"crop_size={self.crop_size}: expected at least 1")
+                raise BadInput(f"crop_size={self.crop_size}: expected at least 1")
             if self.random_resized_crop is None:
-                raise ValueError(
+                raise BadInput(
                     f"crop_size={self.crop_size} without random_resized_crop: it is that crop's size"
                 )
         if self.pad_crop < 0:
-            raise ValueError(f"pad_crop={self.pad_crop}: expected 0 or more pixels")
+            raise BadInput(f"pad_crop={self.pad_crop}: expected 0 or more pixels")
         if self.random_resized_crop:
             low, high = self.random_resized_crop
             if not 0 < low <= high <= 1:
-                raise ValueError(
+                raise BadInput(
                     f"random_resized_crop={low} {high}: expected two rising shares of the area, above 0 and "
                     "at most 1"
                 )
             if self.pad_crop:
-                raise ValueError(f"random_resized_crop with pad_crop={self.pad_crop}: choose one crop")
+                raise BadInput(f"random_resized_crop with pad_crop={self.pad_crop}: choose one crop")
         reaching_outside = self.rotate or self.shift or self.shear or self.zoom or self.auto != "none"
         if self.fill != "nearest" and not reaching_outside:
-            raise ValueError(
-                f"fill={self.fill!r} without rotate, shift, shear, zoom or auto: nothing to fill"
-            )
+            raise BadInput(f"fill={self.fill!r} without rotate, shift, shear, zoom or auto: nothing to fill")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from resnext_jax.data.augment.boxes import Box, inside
+from resnext_jax.errors import BadInput
 
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
@@ -39,7 +40,7 @@ def make_mix(mixup: float, cutmix: float) -> Mix | None:
     def mix(keys: jax.Array, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         count, height, width, _ = images.shape
         if count % 2:
-            raise ValueError(
+            raise BadInput(
                 f"a batch of {count} images on a device: mixup and cutmix pair neighbours, so the batch size "
                 "must be a multiple of twice the number of devices"
             )

@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from resnext_jax.data.builders.archive_builder import ArchiveBuilder
-from resnext_jax.download import download
+from resnext_jax.errors import BadInput
+from resnext_jax.storage.download import download
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
@@ -93,10 +94,8 @@ def _check(path: Path, published: PublishedFile) -> None:
         )
     size = path.stat().st_size
     if size != published.size:
-        raise ValueError(f"{path} is not {published.url}: it has {size} bytes, expected {published.size}")
+        raise BadInput(f"{path} is not {published.url}: it has {size} bytes, expected {published.size}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != published.sha256:
-        raise ValueError(
-            f"{path} is not {published.url}: its SHA-256 is {digest}, expected {published.sha256}"
-        )
+        raise BadInput(f"{path} is not {published.url}: its SHA-256 is {digest}, expected {published.sha256}")

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from resnext_jax.data.builders.archive_builder import ArchiveBuilder
 from resnext_jax.data.folder import SUFFIXES
 from resnext_jax.data.images import decode
+from resnext_jax.errors import BadInput
 
 HOMEPAGE = "https://www.kaggle.com/datasets/nafin59/monkeypox-skin-lesion-dataset"
 CLASSES = ["Monkeypox", "Others"]
@@ -62,14 +63,14 @@ class Monkeypox(ArchiveBuilder, skip_registration=True):
     @classmethod
     def find_archive(cls, given: Path | None, downloads: Path) -> Path:
         if given is None:
-            raise ValueError(
+            raise BadInput(
                 f"monkeypox cannot be downloaded without an account: get the archive from {HOMEPAGE} and "
                 "name it, or the folder it was unpacked to, with --archive"
             )
         if not given.exists():
             raise FileNotFoundError(f"archive {given} does not exist")
         if not given.is_dir() and not zipfile.is_zipfile(given):
-            raise ValueError(f"archive {given} is neither a zip file nor a folder")
+            raise BadInput(f"archive {given} is neither a zip file nor a folder")
         return given
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
@@ -83,7 +84,7 @@ class Monkeypox(ArchiveBuilder, skip_registration=True):
             for path, label in select(list_images(self.archive), self.builder_config.name, self.archive):
                 name = _FILE_NAME.fullmatch(path.name)
                 if name is None:
-                    raise ValueError(
+                    raise BadInput(
                         f"{path} in {self.archive}: expected a name such as M01_02.jpg or NM01_02_03.jpg"
                     )
                 data = root.joinpath(str(path)).read_bytes()
@@ -138,7 +139,7 @@ def select(paths: list[PurePosixPath], config: str, archive: Path) -> list[tuple
     called = labelled["original"] or labelled["augmented"]
     chosen = labelled[config] if called else labelled[None]
     if missing := [name for name in CLASSES if name not in {label for _, label in chosen}]:
-        raise ValueError(
+        raise BadInput(
             f"{archive} holds no {config} image of {' and '.join(missing)}: expected folders such as "
             f"'{config.title()} Images/{missing[0]}' or '{missing[0]}'"
         )

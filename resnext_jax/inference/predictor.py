@@ -1,7 +1,7 @@
 """A trained run, ready to use: classify images, evaluate splits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnext_jax.data import Preprocessing, Source, load_images
+from resnext_jax.console import Console, Update
+from resnext_jax.data import DataConfig, Preprocessing, Source, load_images, read_images
 from resnext_jax.data.files import ImageFiles
-from resnext_jax.models import ResNet, abstract_model
-from resnext_jax.training.checkpoint import Checkpoints, Which
-from resnext_jax.training.classification import classification_report
-from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.console import Console, Update
-from resnext_jax.training.evaluation import Evaluator
-from resnext_jax.training.metrics import mean_metrics
-from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.run import RunInfo
-from resnext_jax.training.runtime import enable_compilation_cache
-from resnext_jax.training.setup import choose_split, read_dataset, read_images
-from resnext_jax.training.state import merge_model, split_model
-from resnext_jax.training.step import Normalize
+from resnext_jax.data.loading import Pixels
+from resnext_jax.devices import DataParallel, enable_compilation_cache
+from resnext_jax.errors import BadInput
+from resnext_jax.inference.classification import classification_report
+from resnext_jax.inference.evaluator import Evaluator
+from resnext_jax.inference.metrics import mean_metrics
+from resnext_jax.models import ResNet, Tree, merge_model, split_model
+from resnext_jax.runs import Checkpoints, ModelSpec, Which
 
 
 @dataclass(frozen=True)
@@ -62,47 +58,38 @@ class Predictor:
 
     Args:
         model: in evaluation form.
-        info: configuration, classes and preprocessing of the run.
+        spec: variant, classes and preprocessing.
+        settings: configuration of the run, as plain JSON values; {} if the weights were trained elsewhere.
         step: training steps behind the checkpoint.
     """
 
-    def __init__(self, model: ResNet, info: RunInfo, step: int):
-        self.model, self.info, self.step = model, info, step
+    def __init__(self, model: ResNet, spec: ModelSpec, settings: dict[str, Any], step: int):
+        self.model, self.spec, self.settings, self.step = model, spec, settings, step
         graphdef, params, batch_stats = split_model(model)
-        self._variables = (params, batch_stats)
-        normalize = Normalize(self.preprocessing.mean, self.preprocessing.std)
-
-        @jax.jit
-        def probabilities(variables: tuple, images: jax.Array) -> jax.Array:
-            return jax.nn.softmax(merge_model(graphdef, *variables)(normalize(images)))
-
-        self._probabilities = probabilities
+        self._graphdef, self._variables = graphdef, {"params": params, "batch_stats": batch_stats}
+        self._placed: dict[int | None, tuple[DataParallel, Evaluator, Tree]] = {}
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the outputs."""
-        return self.info.classes
+        return self.spec.classes
 
     @property
     def preprocessing(self) -> Preprocessing:
         """Geometry and normalisation of the images."""
-        return self.info.preprocessing
+        return self.spec.preprocessing
 
-    @property
-    def config(self) -> TrainConfig:
-        """Configuration of the run."""
-        return self.info.config
+    def probabilities(
+        self, images: np.ndarray, batch_size: int = 32, devices: int | None = None
+    ) -> np.ndarray:
+        """Class probabilities, float32 [N, K], of preprocessed images, uint8 [N, S, S, 3].
 
-    def probabilities(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Class probabilities, float32 [N, K], of preprocessed images, uint8 [N, S, S, 3]."""
-        chunks = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            padding = np.zeros((min(batch_size, len(images)) - len(batch), *batch.shape[1:]), np.uint8)
-            chunks.append(
-                self._probabilities(self._variables, np.concatenate([batch, padding]))[: len(batch)]
-            )
-        return np.concatenate([np.asarray(chunk) for chunk in chunks])
+        Args:
+            images: as `preprocessing` makes them.
+            batch_size: images in a step, over all devices.
+            devices: use only this many; None: all of this host.
+        """
+        return np.exp(self._log_probabilities(Pixels(images, self.classes), batch_size, devices))
 
     def predict(
         self,
@@ -135,33 +122,43 @@ class Predictor:
         return Predictions(images.keys, pixels, self.probabilities(pixels, batch_size), self.classes)
 
     def evaluate(
-        self, split: str = "val", *, positive: str | None = None, quiet: bool = True, **changes: object
+        self,
+        split: str = "val",
+        *,
+        positive: str | None = None,
+        quiet: bool = True,
+        batch_size: int | None = None,
+        devices: int | None = None,
+        **changes: object,
     ) -> dict[str, Any]:
-        """Metrics on a split of the data that the run was trained on.
+        """Metrics on a split of the data that the run was trained on, or on other data.
 
         Args:
             split: "train", "val" or "test", split as in training, or "all".
             positive: of two classes, the one to be detected; None: the second.
             quiet: show no progress.
-            changes: fields of the configuration to replace, such as `data` or `data_dir`.
+            batch_size: images in a step; None: as in training.
+            devices: use only this many; None: all of this host.
+            changes: fields of `DataConfig` to replace, such as `data` or `data_dir`.
 
         Returns:
             `images` (their number), `loss`, `top1`, above five classes `top5`, and all that
             `classification_report` has.
 
         Raises:
-            ValueError: no such split, or other classes than the model's.
+            BadInput: no such split, or other classes than the model's.
             FileNotFoundError: the data are not there.
         """
-        config = replace(self.config, **changes)
-        dataset = read_dataset(config)
+        config = self._data(changes)
+        dataset = config.open()
         if dataset.classes != self.classes:
-            raise ValueError(
+            raise BadInput(
                 f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "
                 f"{', '.join(self.classes)}"
             )
-        source = choose_split(config, dataset, split)
-        return self.evaluate_source(source, split, positive=positive, quiet=quiet, **changes)
+        source = config.choose(dataset, split)
+        options = {"positive": positive, "quiet": quiet, "batch_size": batch_size, "devices": devices}
+        return self.evaluate_source(source, split, **options, **changes)
 
     def evaluate_source(
         self,
@@ -170,6 +167,8 @@ class Predictor:
         *,
         positive: str | None = None,
         quiet: bool = True,
+        batch_size: int | None = None,
+        devices: int | None = None,
         **changes: object,
     ) -> dict[str, Any]:
         """Metrics on any images of the model's classes, as `evaluate` has them.
@@ -179,28 +178,43 @@ class Predictor:
             name: what they are, for the progress that is shown.
             positive: of two classes, the one to be detected; None: the second.
             quiet: show no progress.
-            changes: fields of the configuration to replace, such as `batch_size` or `devices`.
+            batch_size: images in a step; None: as in training.
+            devices: use only this many; None: all of this host.
+            changes: fields of `DataConfig` to replace, such as `cache_gib` or `workers`.
         """
-        info = replace(self.info, config=replace(self.config, **changes))
-        config = info.config
-        images = read_images(source, name, info, config.cache_gib, Console(quiet))
-        parallel = DataParallel(config.devices)
-        graphdef, params, batch_stats = split_model(self.model)
-        evaluate = Evaluator(graphdef, self.preprocessing, parallel)
-        batch_size = -(-config.batch_size // parallel.global_count) * parallel.global_count
-        model = parallel.replicate({"params": params, "batch_stats": batch_stats})
-        log_probabilities = evaluate(model, images, batch_size)
+        config = self._data(changes)
+        images = read_images(source, name, self.preprocessing, config, config.cache_gib, Console(quiet))
+        batch_size = batch_size or self.settings.get("batch_size", 32)
+        log_probabilities = self._log_probabilities(images, batch_size, devices)
         metrics = mean_metrics(log_probabilities, images.labels)
         report = classification_report(log_probabilities, images.labels, self.classes, positive)
         return {"images": len(images)} | metrics | report
+
+    def _data(self, changes: dict[str, object]) -> DataConfig:
+        known = [f.name for f in fields(DataConfig)]
+        if unknown := sorted(set(changes) - set(known)):
+            raise TypeError(f"{', '.join(unknown)}: no field of DataConfig, which has {', '.join(known)}")
+        return replace(DataConfig.from_dict(self.settings), **changes)
+
+    def _log_probabilities(self, images: Any, batch_size: int, devices: int | None) -> np.ndarray:
+        """float32 [N, K], by all devices; the batch is rounded up to what they share evenly."""
+        if devices not in self._placed:
+            parallel = DataParallel(devices)
+            evaluate = Evaluator(self._graphdef, self.preprocessing.normalize, parallel)
+            self._placed[devices] = parallel, evaluate, parallel.replicate(self._variables)
+        parallel, evaluate, variables = self._placed[devices]
+        batch_size = -(-min(batch_size, len(images)) // parallel.global_count) * parallel.global_count
+        return evaluate(variables, images, batch_size)
 
 
 def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
     """Rebuild a trained model from its run directory, which is all that it needs.
 
+    JAX's compilation cache is turned on, in the user's cache directory, unless it is set already.
+
     Args:
         directory: the run directory.
-        checkpoint: "best" (by validation top-1, ties by loss) or "latest".
+        checkpoint: "best" (by what the run monitored) or "latest".
 
     Raises:
         FileNotFoundError: no run or no checkpoint there.
@@ -208,10 +222,10 @@ def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
     enable_compilation_cache()
     with Checkpoints(Path(directory)) as checkpoints:
         step = checkpoints.step_of(checkpoint)
-        info = RunInfo.from_dict(checkpoints.read_meta(step))
+        meta = checkpoints.read_meta(step)
         variables = checkpoints.read_model(step)
-    config = info.config
-    model = abstract_model(config.model, num_classes=len(info.classes), dtype=jnp.dtype(config.dtype))
+    spec = ModelSpec.from_dict(meta)
+    model = spec.abstract_model()
     model.eval()
-    graphdef = nnx.graphdef(model)
-    return Predictor(merge_model(graphdef, **jax.tree.map(jnp.asarray, variables)), info, step)
+    model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, variables))
+    return Predictor(model, spec, meta["config"], step)

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from resnext_jax.data import Images, Preprocessing, eval_batches, prefetch_to_device
-from resnext_jax.training.console import Update
-from resnext_jax.training.parallel import DataParallel
-from resnext_jax.training.state import Tree
-from resnext_jax.training.step import EvalStep, Normalize, make_eval_step
+from resnext_jax.console import Update
+from resnext_jax.data import Images, eval_batches, prefetch_to_device
+from resnext_jax.data.preprocessing import Normalize
+from resnext_jax.devices import DataParallel
+from resnext_jax.inference.step import EvalStep, make_eval_step
+from resnext_jax.models import Tree
 
 
 class Evaluator:
@@ -16,12 +17,11 @@ class Evaluator:
 
     Args:
         graphdef: structure of the model, in evaluation form.
-        preprocessing: how the network wants its images normalised.
+        normalize: how the network wants its images normalised.
         parallel: devices.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, preprocessing: Preprocessing, parallel: DataParallel):
-        normalize = Normalize(preprocessing.mean, preprocessing.std)
+    def __init__(self, graphdef: nnx.GraphDef, normalize: Normalize, parallel: DataParallel):
         self._parallel = parallel
         self._step = make_eval_step(graphdef, normalize)
         self._compiled: dict[tuple[int, ...], EvalStep] = {}  # by the shape of the images

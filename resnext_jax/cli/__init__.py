@@ -18,12 +18,13 @@ import tyro
 from jax.errors import JaxRuntimeError
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
-from resnext_jax import models, ops, training, weights
+from resnext_jax import inference, models, ops, runs, training, weights
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
+from resnext_jax.console import Console
 from resnext_jax.data import Preprocessing, open_dataset
 from resnext_jax.data.augment import AugmentConfig
+from resnext_jax.errors import BadInput
 from resnext_jax.training import TrainConfig
-from resnext_jax.training.console import Console
 
 # matplotlib and TFDS are imported by the commands that use them: they take a while.
 
@@ -77,7 +78,7 @@ class Evaluate:
 
         if self.confusion:
             grid.check_format(self.confusion)
-        predictor = training.load_run(self.run, self.checkpoint)
+        predictor = inference.load_run(self.run, self.checkpoint)
         split = self.split or ("all" if self.data else "val")
         other = {name: getattr(self, name) for name in ("data", "data_dir")}
         changes = {name: value for name, value in other.items() if value is not None}
@@ -85,7 +86,7 @@ class Evaluate:
         if self.confusion:
             confusion.draw_confusion(metrics["confusion"], predictor.classes, self.confusion)
         if self.json:
-            print(training.to_json({"run": str(self.run), "step": predictor.step, "split": split} | metrics))
+            print(runs.to_json({"run": str(self.run), "step": predictor.step, "split": split} | metrics))
         else:
             print(f"{self.run} after {predictor.step} steps, {metrics['images']} images of split {split}")
             tables.print_metrics(metrics)
@@ -118,7 +119,7 @@ class Predict:
         _at_least_one(top_k=self.top_k, batch_size=self.batch_size, images=len(self.images))
         if self.grid:
             grid.check_format(self.grid)
-        predictor = training.load_run(self.run, self.checkpoint)
+        predictor = inference.load_run(self.run, self.checkpoint)
         with Console().task("reading images", 0) as update:
             predictions = predictor.predict(
                 self.images, batch_size=self.batch_size, skip_bad_images=self.skip_bad_images, update=update
@@ -179,15 +180,15 @@ class Convert:
     def __call__(self) -> None:
         if self.destination.suffix:
             if self.classes or self.image_size:
-                raise ValueError(f"{self.destination}: --classes and --image-size go with a run directory")
+                raise BadInput(f"{self.destination}: --classes and --image-size go with a run directory")
             model = weights.convert(self.source, self.destination, model=self.model)
             print(f"{self.destination}: weights of {model}")
         else:
             options = {"model": self.model, "classes": self.classes, "image_size": self.image_size}
-            info = training.convert_to_run(self.source, self.destination, **options)
+            spec = inference.convert_to_run(self.source, self.destination, **options)
             print(
-                f"{self.destination}: {info.config.model} for {len(info.classes)} classes of images of "
-                f"{info.preprocessing.image_size} px"
+                f"{self.destination}: {spec.name} for {len(spec.classes)} classes of images of "
+                f"{spec.preprocessing.image_size} px"
             )
 
 
@@ -251,7 +252,7 @@ class Show(AugmentConfig):
         self.check()
         asked = [f.name for f in dataclasses.fields(AugmentConfig) if getattr(self, f.name) != f.default]
         if asked and not self.augment:
-            raise ValueError(f"{', '.join(asked)}: goes with --augment")
+            raise BadInput(f"{', '.join(asked)}: goes with --augment")
         source = open_dataset(self.data, data_dir=self.data_dir).split(self.split)
         preprocessing = Preprocessing(self.image_size)
         if self.augment:
@@ -305,7 +306,7 @@ def clean_exit() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (BadInput, OSError, FloatingPointError) as error:
         _fail(f"error: {error}", BAD_INPUT)
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -350,7 +351,7 @@ def _parse_over(
 
 def _saved(config: TrainConfig) -> TrainConfig:
     """What a run that is to be resumed was configured as."""
-    saved = training.read_info(config.out).config
+    saved = training.saved_config(config.out)
     return dataclasses.replace(saved, resume=True, overwrite=False)
 
 
@@ -368,7 +369,7 @@ def _errors_in_one_line() -> Iterator[None]:
         said = list(takewhile(lambda line: line.strip("─"), lines))
         if "Perhaps you meant:" in lines:
             said.append(f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?")
-        raise ValueError(f"{' '.join(said)} (--help explains)".replace(" ;", ";")) from None
+        raise BadInput(f"{' '.join(said)} (--help explains)".replace(" ;", ";")) from None
 
 
 def _log_to_stderr() -> None:
@@ -387,7 +388,7 @@ def _log_to_stderr() -> None:
 def _at_least_one(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+            raise BadInput(f"{name}={value}: expected at least 1")
 
 
 def _fail(message: str, code: int) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from resnext_jax.errors import BadInput
+
 
 def classification_report(
     log_probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], positive: str | None = None
@@ -27,9 +29,7 @@ def classification_report(
         ValueError: `positive` is none of two classes.
     """
     if positive is not None and (len(classes) != 2 or positive not in classes):
-        raise ValueError(
-            f"positive={positive!r}: expected one of two classes; there are {', '.join(classes)}"
-        )
+        raise BadInput(f"positive={positive!r}: expected one of two classes; there are {', '.join(classes)}")
     probabilities = np.exp(log_probabilities.astype(np.float64))
     predicted = probabilities.argmax(axis=1)
     confusion = confusion_matrix(labels, predicted, len(classes))

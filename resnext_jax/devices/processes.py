@@ -1,21 +1,12 @@
-"""Set-up of the JAX runtime for a run: the compilation cache, and the other processes of it."""
+"""The other processes of a distributed run."""
 
 import os
-import resource
-import sys
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from resnext_jax.cache import cache_directory
-
-
-def enable_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless the user has set JAX's cache already.
-
-    `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, `JAX_COMPILATION_CACHE_DIR` places it.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory("xla")))
+from resnext_jax.errors import BadInput
 
 
 def join_processes() -> None:
@@ -35,13 +26,14 @@ def join_processes() -> None:
             num_processes=int(count) if count else None, process_id=int(index) if index else None
         )
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise BadInput(
             f"distributed=True: {error}; set JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and "
             "JAX_PROCESS_ID in each process"
         ) from error
 
 
-def peak_memory_gib() -> float:
-    """The most memory that this process has held, in GiB of the host."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+def agreed(wish: bool, step: int) -> bool:
+    """The first process's wish, for all of them; with several processes it is asked for every 100th step."""
+    if jax.process_count() == 1:
+        return wish
+    return step % 100 == 0 and bool(multihost_utils.broadcast_one_to_all(np.asarray(wish)))

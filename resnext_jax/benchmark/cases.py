@@ -1,5 +1,6 @@
 """What a benchmark runs: whole steps and single convolutions, in JAX and in torch."""
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from resnext_jax import models
+from resnext_jax.errors import BadInput, MissingPackage
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,14 @@ def check_torch(config: models.ResNetConfig) -> None:
     """Make sure that torch is there and can run the variant.
 
     Raises:
-        ModuleNotFoundError: torch is not installed.
-        ValueError: the variant is not one of torchvision's bottleneck networks.
+        MissingPackage: torch is not installed.
+        BadInput: the variant is not one of torchvision's bottleneck networks.
     """
-    import torch  # noqa: F401  (says at once that it is not installed)
+    if importlib.util.find_spec("torch") is None:
+        raise MissingPackage("against torch: PyTorch is not installed: pip install 'resnext-jax[torch]'")
 
     if config.block != "bottleneck" or config.stride_1x1 or config.conv_bias:
-        raise ValueError(
+        raise BadInput(
             f"against torch: only torchvision's bottleneck variants have a counterpart, not {config}"
         )
 

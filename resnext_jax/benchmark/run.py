@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from resnext_jax import models, ops
-from resnext_jax.benchmark_cases import (
+from resnext_jax.benchmark.cases import (
     LayerCase,
     StepCase,
     check_torch,
@@ -26,6 +26,7 @@ from resnext_jax.benchmark_cases import (
     prepare_jax,
     prepare_torch,
 )
+from resnext_jax.errors import BadInput
 
 Implementation = Literal["ours", "flax", "torch"]
 
@@ -59,7 +60,7 @@ class BenchmarkOptions:
     def __post_init__(self):
         for name in ("batch_size", "image_size", "rounds", "seconds"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+                raise BadInput(f"{name}={getattr(self, name)}: expected a positive number")
 
 
 def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None = None) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
 
     Raises:
         ValueError: unknown model, or one that torch has no counterpart of.
-        ModuleNotFoundError: torch was asked for and is not installed.
+        MissingPackage: torch was asked for and is not installed.
     """
     config = models.get_config(options.model) if config is None else config
     train = options.mode == "train"

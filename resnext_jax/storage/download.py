@@ -1,7 +1,6 @@
 """Downloads that are resumed, checked by hash, and either whole or not there."""
 
 import errno
-import fcntl
 import hashlib
 import http.client
 import urllib.error
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from resnext_jax.errors import BadInput
 
 _CHUNK = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -54,6 +55,11 @@ def download(url: str, path: Path, *, sha256_prefix: str, timeout: float = 30.0)
 
 @contextmanager
 def _turn(directory: Path) -> Iterator[None]:
+    try:
+        import fcntl  # Unix only; elsewhere two processes may fetch the same
+    except ImportError:
+        yield
+        return
     with (directory / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -121,7 +127,7 @@ def _check_hash(url: str, partial: Path, prefix: str) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(prefix):
         partial.unlink()
-        raise ValueError(
+        raise BadInput(
             f"{url}: its SHA-256 begins {digest[: len(prefix)]}, not {prefix}: damaged or replaced; "
             "nothing was kept, try again"
         )

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from resnext_jax import runs
 from resnext_jax.data import Preprocessing
-from resnext_jax.training import run
-from resnext_jax.training.checkpoint import Checkpoints
-from resnext_jax.training.config import TrainConfig
-from resnext_jax.training.run import RunInfo
-from resnext_jax.training.state import TrainState, split_model
+from resnext_jax.errors import BadInput
+from resnext_jax.models import split_model
+from resnext_jax.runs import ModelSpec
 from resnext_jax.weights import identify, preprocessing
 from resnext_jax.weights.named import is_name
 
@@ -21,7 +20,7 @@ def convert_to_run(
     model: str | None = None,
     classes: Path | None = None,
     image_size: int | None = None,
-) -> RunInfo:
+) -> ModelSpec:
     """Make a run directory of weights, to predict and evaluate with as with a run that was trained here.
 
     Args:
@@ -43,41 +42,35 @@ def convert_to_run(
             number of classes.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory}: exists already; choose another destination")
+        raise BadInput(f"{directory}: exists already; choose another destination")
     name, filled = identify(source, model)
     if filled.in_channels != 3:
-        raise ValueError(f"{source}: for images of {filled.in_channels} channels; a run reads RGB images")
+        raise BadInput(f"{source}: for images of {filled.in_channels} channels; a run reads RGB images")
     is_run = Path(source).is_dir()
     tells = is_run or is_name(str(source))
     prepare = (
         preprocessing(source, name) if tells and image_size is None else Preprocessing(image_size or 224)
     )
-    config = TrainConfig(
-        data="",
-        model=name,
-        weights=str(source),
-        image_size=prepare.image_size,
-        resize=prepare.resize,
-        out=directory,
-    )
-    info = RunInfo(config, _class_names(source, is_run, classes, filled.fc.out_features), prepare)
+    names = _class_names(source, is_run, classes, filled.fc.out_features)
+    spec = ModelSpec(name, filled.config, names, prepare)
     _, params, batch_stats = split_model(filled)
-    run.start(directory, info)
-    with Checkpoints(directory, create=True) as checkpoints:
-        state = TrainState(np.uint32(0), np.int32(0), params, batch_stats, ())
-        checkpoints.save(0, state, info.to_dict(), metrics=None)
-    return info
+    settings = {"data": "", "weights": str(source)}
+    runs.start(directory, spec, settings)
+    with runs.Checkpoints(directory, write=True) as checkpoints:
+        model = {"params": params, "batch_stats": batch_stats}
+        checkpoints.save(0, model, {"step": np.int32(0)}, spec.to_dict() | {"config": settings}, metrics=None)
+    return spec
 
 
 def _class_names(source: str | Path, is_run: bool, file: Path | None, count: int) -> tuple[str, ...]:
     if file is not None:
         names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
     elif is_run:
-        names = run.read_info(Path(source)).classes
+        names = runs.read_spec(Path(source)).classes
     else:
         names = tuple(map(str, range(count)))
     if len(names) != count or len(set(names)) != count:
-        raise ValueError(
+        raise BadInput(
             f"{file}: {len(names)} names of classes, {len(set(names))} of them different; the weights "
             f"tell {count} classes apart"
         )

@@ -12,9 +12,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from resnext_jax.training.metrics import Sums
-from resnext_jax.training.state import TrainState, Tree
-from resnext_jax.training.step import AXIS, Batch, EvalStep, TrainStep
+from resnext_jax.errors import BadInput
+
+AXIS = "batch"
+"""Name of the mapped axis: steps reduce over it."""
+
+Batch = dict[str, jax.Array]
+"""One device's share: `image` uint8 [N, H, W, C], `label` int32 [N], `mask` bool [N]."""
 
 
 class DataParallel:
@@ -31,9 +35,9 @@ class DataParallel:
     def __init__(self, devices: int | None = None):
         local = jax.local_devices()
         if devices is not None and devices > len(local):
-            raise ValueError(f"devices={devices}: this host has {len(local)} ({local[0].device_kind})")
+            raise BadInput(f"devices={devices}: this host has {len(local)} ({local[0].device_kind})")
         if devices is not None and devices < len(local) and jax.process_count() > 1:
-            raise ValueError(
+            raise BadInput(
                 f"devices={devices}: a run of {jax.process_count()} processes uses all devices of each"
             )
         self.devices: Sequence[jax.Device] = local[:devices]
@@ -59,7 +63,7 @@ class DataParallel:
         sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
-    def compile_train_step(self, step: TrainStep, state: TrainState, sums: Sums, batch: Batch) -> TrainStep:
+    def compile_train_step(self, step: Callable, state: Any, sums: Any, batch: Any) -> Callable:
         """Map a step over the devices and compile it, with its state donated: the new one takes its memory.
 
         Args:
@@ -71,7 +75,7 @@ class DataParallel:
         mapped = self._map(step, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
         return mapped.lower(state, sums, batch).compile()
 
-    def compile_eval_step(self, step: EvalStep, model: Tree, batch: Batch) -> EvalStep:
+    def compile_eval_step(self, step: Callable, model: Any, batch: Any) -> Callable:
         """Map a step over the devices and compile it; its results are split like the batch.
 
         Args:

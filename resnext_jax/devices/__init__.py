@@ -1,0 +1,15 @@
+"""Devices and processes: the mapping of steps (the only pmap), joining processes, the runtime's set-up."""
+
+from resnext_jax.devices.parallel import AXIS, Batch, DataParallel
+from resnext_jax.devices.processes import agreed, join_processes
+from resnext_jax.devices.runtime import enable_compilation_cache, peak_memory_gib
+
+__all__ = [
+    "AXIS",
+    "Batch",
+    "DataParallel",
+    "agreed",
+    "enable_compilation_cache",
+    "join_processes",
+    "peak_memory_gib",
+]

@@ -1,0 +1,24 @@
+"""Inference: one path from images to probabilities; metrics, evaluation, the predictor of a run."""
+
+from resnext_jax.inference.classification import classification_report, confusion_matrix
+from resnext_jax.inference.converted import convert_to_run
+from resnext_jax.inference.evaluator import Evaluator
+from resnext_jax.inference.metrics import Sums, mean_metrics, means, metric_sums, zero_sums
+from resnext_jax.inference.predictor import Predictions, Predictor, load_run
+from resnext_jax.inference.step import make_eval_step
+
+__all__ = [
+    "Evaluator",
+    "Predictions",
+    "Predictor",
+    "Sums",
+    "classification_report",
+    "confusion_matrix",
+    "convert_to_run",
+    "load_run",
+    "make_eval_step",
+    "mean_metrics",
+    "means",
+    "metric_sums",
+    "zero_sums",
+]

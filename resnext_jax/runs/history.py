@@ -1,0 +1,69 @@
+"""The history of a run: a row an epoch, how rows are ranked, and the files that hold them."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from resnext_jax.storage import write_whole
+
+Row = dict[str, float]
+"""`epoch`, `step`, `lr`, `train_*`, `val_*`, `seconds`, `images_per_second`."""
+
+Monitor = Literal["top1", "loss"]
+"""What makes an epoch the best."""
+
+
+def monitored(row: Row, monitor: Monitor) -> dict[str, float]:
+    """The metrics by which epochs are ranked: top-1 if that is monitored, loss, step."""
+    names = ("val_top1", "val_loss", "step") if monitor == "top1" else ("val_loss", "step")
+    return {name: row[name] for name in names}
+
+
+def rank(metrics: dict[str, float]) -> tuple[float, float, float]:
+    """Order of epochs and checkpoints: validation top-1; ties by loss, then the earlier one.
+
+    One whose metrics are not finite comes behind all others.
+
+    Args:
+        metrics: `val_loss`, and `val_top1` unless the loss alone decides; `step` unless an old version
+            saved them.
+    """
+    top1, loss, step = metrics.get("val_top1", 0.0), metrics["val_loss"], metrics.get("step", 0)
+    finite = math.isfinite(top1) and math.isfinite(loss)
+    return (top1, -loss, -step) if finite else (-1.0, -math.inf, -step)
+
+
+def best_row(history: list[Row], monitor: Monitor = "top1") -> Row:
+    """The epoch whose checkpoint is the best."""
+    return max(history, key=lambda row: rank(monitored(row, monitor)))
+
+
+def write_history(directory: Path, history: list[Row]) -> None:
+    """Write `history.csv` and `history.jsonl`, one row an epoch."""
+    write_whole(directory / "history.jsonl", "".join(to_json(row) + "\n" for row in history))
+    if not history:
+        return
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    write_whole(directory / "history.csv", text.getvalue())
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_whole(path, to_json(values, indent=2) + "\n")
+
+
+def to_json(values: dict[str, Any], indent: int | None = None) -> str:
+    """As JSON; NaN and infinity, which JSON has not, become null."""
+    return json.dumps(_finite(values), indent=indent, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
