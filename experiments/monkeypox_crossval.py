@@ -45,7 +45,7 @@ CONFIG = rj.TrainConfig(
 def main(config: rj.TrainConfig) -> None:
     """Train and test once for each fold."""
     if config.fold is None:
-        raise ValueError("fold=None: expected --fold 0 K for K folds")
+        raise rj.BadInput("fold=None: expected --fold 0 K for K folds")
     if config.data == "demo":
         config = replace(config, data=str(save_demo(config.out / "demo")))
     folds = range(config.fold[1])

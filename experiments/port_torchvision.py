@@ -28,6 +28,7 @@ from flax import nnx
 from torch import nn
 from tyro.conf import Positional
 
+import resnext_jax as rj
 from resnext_jax import cli
 from resnext_jax.models import multiply_adds, parameter_count
 from resnext_jax.weights import (
@@ -61,9 +62,9 @@ def main(
         batch_size: images to compare on.
     """
     if (folder is None) != random:
-        raise ValueError("give either a folder of .pth files or --random")
+        raise rj.BadInput("give either a folder of .pth files or --random")
     if image_size < 1 or batch_size < 1:
-        raise ValueError(f"image_size={image_size}, batch_size={batch_size}: expected at least 1")
+        raise rj.BadInput(f"image_size={image_size}, batch_size={batch_size}: expected at least 1")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(0).normal(size=(batch_size, image_size, image_size, 3)).astype(np.float32)
@@ -79,7 +80,7 @@ def main(
             print(line if ported else f"{HEADER}\n{line}", flush=True)
             ported += 1
     if not ported:
-        raise ValueError(f"{folder}: no .pth file of torchvision's ResNets there")
+        raise rj.BadInput(f"{folder}: no .pth file of torchvision's ResNets there")
 
 
 def files(folder: Path) -> list[Path]:
@@ -93,7 +94,7 @@ def files(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"{folder}: no such folder; expected one with .pth files")
     paths = sorted(folder.glob("*.pth"))
     if not paths:
-        raise ValueError(f"{folder}: no .pth files there")
+        raise rj.BadInput(f"{folder}: no .pth files there")
     return paths
 
 
@@ -136,7 +137,7 @@ def row(path: Path, images: np.ndarray, out: Path | None = None) -> str:
     arrays = read_weights(path)
     name = next((name for name in looks_like(arrays) if name in NAMED_WEIGHTS), None)
     if name is None:
-        raise ValueError("it is none of torchvision's ResNets")
+        raise rj.BadInput("it is none of torchvision's ResNets")
     ours = create_model(name, num_classes=None, weights=path)
     ours.eval()
     found = np.asarray(nnx.jit(lambda model, x: model(x))(ours, images))

@@ -98,7 +98,7 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize(("message", "changes"), CONTRADICTIONS.items())
 def test_contradictions_are_refused(config, monkeypatch, message, changes):
     monkeypatch.setattr(
-        sys.modules["resnext_jax.training.setup"], "load_images", lambda *_, **__: pytest.fail("data read")
+        sys.modules["resnext_jax.training.setup"], "read_images", lambda *_, **__: pytest.fail("data read")
     )
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         rj.fit(replace(config, **changes), quiet=True)

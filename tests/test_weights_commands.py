@@ -78,7 +78,7 @@ def test_a_converted_run_predicts(tiny, file, image_folder, tmp_path, capsys):
     # Evaluation and resuming need what weights do not tell.
     assert "no data set is named: give --data" in error_of(capsys, "evaluate", out)
     assert "its classes are left, right" in error_of(capsys, "evaluate", out, "--data", image_folder)
-    assert "start one with --weights" in error_of(capsys, "train", "--resume", "--out", out)
+    assert "start one with weights=" in error_of(capsys, "train", "--resume", "--out", out)
     # Another conversion keeps what this one was told.
     run("convert", out, tmp_path / "again")
     assert load_run(tmp_path / "again").classes == ("right", "left")
@@ -158,7 +158,7 @@ def test_weights_that_cannot_be_had_are_one_line(tiny, image_folder, tmp_path, c
     )
     assert "resnet18 has no weights of that name" in error_of(capsys, *train, "IMAGENET1K_V2", "--new-head")
     assert "no such file or directory" in error_of(capsys, *train, tmp_path / "gone.pth")
-    assert "no run directory" in error_of(capsys, *train, image_folder)
+    assert "no run here" in error_of(capsys, *train, image_folder)
     assert not (tmp_path / "new").exists()
 
 

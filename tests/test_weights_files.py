@@ -151,7 +151,7 @@ def test_run_directory_with_a_failed_epoch(tiny, arrays, tmp_path):
 
 
 def test_directory_without_a_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no run directory \(it has no folder checkpoints/\)"):
+    with pytest.raises(FileNotFoundError, match=r"no run directory here \(it has no folder checkpoints/\)"):
         read_weights(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(FileNotFoundError, match="no checkpoint was saved here"):

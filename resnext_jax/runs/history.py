@@ -19,7 +19,7 @@ Monitor = Literal["top1", "loss"]
 def monitored(row: Row, monitor: Monitor) -> dict[str, float]:
     """The metrics by which epochs are ranked: top-1 if that is monitored, loss, step."""
     names = ("val_top1", "val_loss", "step") if monitor == "top1" else ("val_loss", "step")
-    return {name: row[name] for name in names}
+    return {name: row[name] for name in names if name in row}
 
 
 def rank(metrics: dict[str, float]) -> tuple[float, float, float]:
