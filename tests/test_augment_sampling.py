@@ -187,17 +187,20 @@ def test_mixing_needs_pairs(noise):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rotate": -5.0}, "rotate=-5.0: expected a number from 0 to 180"),
+        ({"rotate": -5.0}, "rotate=-5.0: expected a number of at least 0 and at most 180"),
         ({"shift": float("nan")}, "shift=nan"),
-        ({"hue": 0.6}, "hue=0.6: expected a number from 0 to 0.5"),
+        ({"hue": 0.6}, "hue=0.6: expected a number of at least 0 and at most 0.5"),
         ({"erase": 1.5}, "erase=1.5"),
         ({"pad_crop": -1}, "pad_crop=-1"),
         ({"fill": "wrap"}, "fill='wrap': expected one of nearest, reflect, constant"),
         ({"fill": "reflect", "flip": True}, "fill='reflect' without rotate"),
         ({"auto": "autoaugment"}, "auto='autoaugment': expected one of none, trivial, rand"),
-        ({"random_resized_crop": (0.9, 0.1)}, "random_resized_crop=0.9 0.1"),
-        ({"random_resized_crop": (0.0, 1.0)}, "random_resized_crop=0.0 1.0"),
-        ({"random_resized_crop": (0.1, 1.0), "pad_crop": 4}, "choose one crop"),
+        (
+            {"random_resized_crop": (0.9, 0.1)},
+            r"random_resized_crop=\(0.9, 0.1\): expected the smaller share first",
+        ),
+        ({"random_resized_crop": (0.0, 1.0)}, r"random_resized_crop=\(0.0, 1.0\): expected a number above 0"),
+        ({"random_resized_crop": (0.1, 1.0), "pad_crop": 4}, "with pad_crop=4: choose one"),
     ],
 )
 def test_bad_fields_are_named(fields, message):

@@ -228,12 +228,12 @@ def test_evaluation_sees_every_image_once(count, per_device, processes, devices)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 32}, "more than the 22 training images: use a batch-size of at most 22"),
-        ({"batch_size": 24, "local_devices": 4}, "use a batch-size of at most 20"),
-        ({"batch_size": 24, "local_devices": 24}, "fewer images than devices"),
-        ({"batch_size": 6, "local_devices": 4}, "among 4 devices: use a multiple of 4, such as 8"),
-        ({"batch_size": 4, "local_devices": 4, "process_count": 2}, "among 8 devices"),
-        ({"batch_size": 0}, "batch-size 0"),
+        ({"batch_size": 32}, "batch_size=32: more than the 22 training images; use at most 22"),
+        ({"batch_size": 24, "local_devices": 4}, "use at most 20"),
+        ({"batch_size": 24, "local_devices": 24}, "more devices .24. than images"),
+        ({"batch_size": 6, "local_devices": 4}, "multiple of 4 .4 devices., such as 8"),
+        ({"batch_size": 4, "local_devices": 4, "process_count": 2}, "8 devices"),
+        ({"batch_size": 0}, "batch_size=0"),
     ],
 )
 def test_batch_sizes_that_do_not_fit(options, message):

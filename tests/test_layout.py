@@ -13,6 +13,7 @@ PACKAGE = Path(resnext_jax.__file__).parent
 # From the ground up: each part may import those above it in this list, and no other.
 FLOORS = (
     "errors",
+    "fields",
     "storage",
     "console",
     "ops",

@@ -17,7 +17,7 @@ losses_strategy = st.lists(st.floats(0.1, 2.0) | st.just(math.nan), min_size=1, 
 def rows(losses, top1=None):
     top1 = [0.5] * len(losses) if top1 is None else top1
     pairs = zip(losses, top1, strict=True)
-    return [{"epoch": i, "val_loss": a, "val_top1": b} for i, (a, b) in enumerate(pairs, start=1)]
+    return [{"epoch": i, "step": i, "val_loss": a, "val_top1": b} for i, (a, b) in enumerate(pairs, start=1)]
 
 
 @given(losses_strategy, st.integers(1, 4), st.sampled_from([0.0, 0.05, 0.3]))
@@ -54,8 +54,9 @@ def test_plateau_leaves_the_warm_up_out():
 
 
 def test_the_best_epoch_is_by_what_is_monitored():
-    history = rows([0.9, 0.3, 0.5, math.nan], [0.8, 0.7, 0.8, 0.9])
-    assert best_row(history)["epoch"] == 3  # highest top-1, lowest loss among equal; NaN is behind all
+    history = rows([0.9, 0.3, 0.5, math.nan, 0.5], [0.8, 0.7, 0.8, 0.9, 0.8])
+    # Highest top-1; ties by the lowest loss, then the first; NaN is behind all.
+    assert best_row(history)["epoch"] == 3
     assert best_row(history, "loss")["epoch"] == 2
 
 

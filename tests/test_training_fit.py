@@ -280,7 +280,7 @@ def test_a_diverging_run_stops_and_keeps_what_was_good(config, weight_decay):
 
 BAD_CONFIGS = {
     "unknown model 'resnext51'": {"model": "resnext51"},
-    "lr=0": {"lr": 0},
+    "lr=0: expected a number above 0 and at most 100": {"lr": 0},
     "lr=1000": {"lr": 1000},
     "val_fraction=1.5": {"val_fraction": 1.5},
     "optimizer='lion'": {"optimizer": "lion"},
@@ -291,7 +291,7 @@ BAD_CONFIGS = {
     "choose one": {"resume": True, "overwrite": True},
     "does not exist": {"data": "no/such/folder"},
     "batch_size=32: more than the 16 training images": {"batch_size": 32},
-    "batch_size=6: 4 devices": {"batch_size": 6, "devices": 4},
+    "batch_size=6: expected a multiple of 4 (4 devices)": {"batch_size": 6, "devices": 4},
     "devices=64": {"devices": 64},
     "no run here": {"resume": True},
     "group-by": {"group_by": "("},

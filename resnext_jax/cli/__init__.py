@@ -20,6 +20,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subco
 
 from resnext_jax import inference, models, ops, runs, training, weights
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
+from resnext_jax.cli.headings import HEADINGS
 from resnext_jax.console import Console
 from resnext_jax.data import Preprocessing, open_dataset
 from resnext_jax.data.augment import AugmentConfig
@@ -223,7 +224,7 @@ class Prepare:
         print(prepare_tfds(self.name, self.data_dir, self.archive))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Show(AugmentConfig):
     """Draw some images of a data set with their classes, and what augmentation makes of them."""
 
@@ -320,7 +321,11 @@ def parse(arguments: Sequence[str]) -> object:
     """The command that the arguments ask for. A resumed run's own settings are the defaults of its flags."""
     with _errors_in_one_line():
         command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="resnext-jax", args=arguments, config=(OmitSubcommandPrefixes, OmitArgPrefixes)
+            COMMANDS,
+            prog="resnext-jax",
+            args=arguments,
+            config=(OmitSubcommandPrefixes, OmitArgPrefixes),
+            registry=HEADINGS,
         )
     if isinstance(command, TrainConfig) and command.resume:
         return _parse_over(_saved(command), arguments[1:], "resnext-jax train")
@@ -346,7 +351,15 @@ def _parse_over(
     default: TrainConfig, arguments: Sequence[str], prog: str, description: str | None = None
 ) -> TrainConfig:
     with _errors_in_one_line():
-        return tyro.cli(TrainConfig, prog=prog, description=description, args=arguments, default=default)
+        return tyro.cli(
+            TrainConfig,
+            prog=prog,
+            description=description,
+            args=arguments,
+            default=default,
+            config=(OmitArgPrefixes,),
+            registry=HEADINGS,
+        )
 
 
 def _saved(config: TrainConfig) -> TrainConfig:

@@ -5,6 +5,7 @@ from resnext_jax.data.loading import Images, load_images
 from resnext_jax.data.pipeline import (
     Batch,
     WaitTimer,
+    check_batch,
     eval_batches,
     prefetch_to_device,
     steps_per_epoch,
@@ -27,6 +28,7 @@ __all__ = [
     "Record",
     "Source",
     "WaitTimer",
+    "check_batch",
     "eval_batches",
     "limit",
     "load_images",

@@ -1,8 +1,8 @@
 """Which images a run reads, and how they are divided: the fields that training and evaluation share."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated
 
 from resnext_jax.console import Console
 from resnext_jax.data.loading import Images, load_images
@@ -10,45 +10,44 @@ from resnext_jax.data.preprocessing import Preprocessing
 from resnext_jax.data.sources import Dataset, Source
 from resnext_jax.data.spec import open_dataset
 from resnext_jax.data.split import limit
+from resnext_jax.errors import BadInput
+from resnext_jax.fields import Config, Free, NotWith, Range, shown
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Data of a run. Every field is a flag of `resnext-jax train`."""
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Which images to use, and how they are divided and read."""
 
     data: str = "demo"
     """`demo`, a folder of images (class folders, or train/ val/ [test/] holding class folders), or
     `tfds:NAME[/CONFIG]`."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, Free()] = None
     """Where prepared TFDS data sets lie (TFDS's own default otherwise)."""
-    val_fraction: float = 0.2
+    val_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
     """Share of the images that validate, if the data come without a validation split."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Range(least=0)] = 0
     """Another seed draws another split."""
     group_by: str | None = None
     """Regular expression on file names: files whose first capture is equal (one patient, one photo) stay on
     one side of the split."""
-    fold: tuple[int, int] | None = None
+    fold: Annotated[tuple[int, int] | None, NotWith("val_fraction")] = None
     """Cross-validation: `0 3` validates on the first of three equal parts of the images and trains on the
     others; instead of val_fraction."""
-    train_limit: int | None = None
+    train_limit: Annotated[int | None, Range(least=1)] = None
     """Train on about this many images only, all classes in proportion, for trials and reduced runs."""
-    val_limit: int | None = None
+    val_limit: Annotated[int | None, Range(least=1)] = None
     """Validate on about this many images only."""
     skip_bad_images: bool = False
     """Go on without unreadable images, naming each; otherwise they stop the run before its first step."""
-    cache_gib: float = 2.0
+    cache_gib: Annotated[float, Range(least=0), Free()] = 2.0
     """Memory for decoded images, in GiB; larger data sets are decoded anew in each epoch."""
-    workers: int | None = None
+    workers: Annotated[int | None, Range(least=1), Free()] = None
     """Threads that decode images (default: one a CPU core)."""
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From plain JSON values, such as a run's configuration; keys that are no field are left out."""
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        if known.get("data_dir") is not None:
-            known["data_dir"] = Path(known["data_dir"])
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    def check(self) -> None:
+        super().check()
+        if self.fold and not (0 <= self.fold[0] < self.fold[1] and self.fold[1] > 1):
+            raise BadInput(f"{shown(self, 'fold')}: expected a part, from 0, and how many there are, from 2")
 
     def open(self) -> Dataset:
         """The data set, split as it is asked to be."""

@@ -29,8 +29,34 @@ class Batch(TypedDict):
     mask: np.ndarray  # bool [D, B]; False where the last batch of an evaluation is filled up
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Training steps in an epoch of `count` images; what is left of each epoch's order is dropped."""
+def check_batch(batch_size: int, shares: int, what: str) -> None:
+    """Check that a batch divides evenly.
+
+    Args:
+        batch_size: images in a global batch.
+        shares: how many equal shares it has to have.
+        what: who or what gets them, for the message.
+
+    Raises:
+        BadInput: it does not.
+    """
+    if batch_size < 1 or batch_size % shares:
+        fitting = max(round(batch_size / shares), 1) * shares
+        raise BadInput(
+            f"batch_size={batch_size}: expected a multiple of {shares} ({what}), such as {fitting}"
+        )
+
+
+def steps_per_epoch(count: int, batch_size: int, devices: int = 1) -> int:
+    """Training steps in an epoch of `count` images; what is left of each epoch's order is dropped.
+
+    Raises:
+        BadInput: fewer images than a batch, which `devices` have to share, takes.
+    """
+    if count < batch_size:
+        largest = count - count % devices
+        advice = f"use at most {largest}" if largest else f"there are more devices ({devices}) than images"
+        raise BadInput(f"batch_size={batch_size}: more than the {count} training images; {advice}")
     return count // batch_size
 
 
@@ -67,15 +93,10 @@ def train_batches(
         ValueError: a batch that the devices do not divide, or more than there are images.
     """
     share = _Share(batch_size, process_index, process_count, local_devices)
-    if len(images) < batch_size:
-        largest = len(images) - len(images) % share.devices
-        advice = (
-            f"use a batch-size of at most {largest}" if largest else "there are fewer images than devices"
-        )
-        raise BadInput(f"batch-size {batch_size} is more than the {len(images)} training images: {advice}")
+    steps = steps_per_epoch(len(images), batch_size, share.devices)
     grain = _import_grain()
     if balanced or repeats > 1:
-        steps, distinct = steps_per_epoch(len(images), batch_size), batch_size // repeats
+        distinct = batch_size // repeats
 
         @lru_cache(maxsize=2)
         def order_of(epoch: int) -> np.ndarray:
@@ -197,12 +218,7 @@ class _Share:
     local_devices: int
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.batch_size % self.devices:
-            fitting = max(round(self.batch_size / self.devices), 1) * self.devices
-            raise BadInput(
-                f"batch-size {self.batch_size} cannot be divided among {self.devices} "
-                f"device{'s' * (self.devices > 1)}: use a multiple of {self.devices}, such as {fitting}"
-            )
+        check_batch(self.batch_size, self.devices, f"{self.devices} devices")
 
     @property
     def devices(self) -> int:

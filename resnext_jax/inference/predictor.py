@@ -194,7 +194,7 @@ class Predictor:
         known = [f.name for f in fields(DataConfig)]
         if unknown := sorted(set(changes) - set(known)):
             raise TypeError(f"{', '.join(unknown)}: no field of DataConfig, which has {', '.join(known)}")
-        return replace(DataConfig.from_dict(self.settings), **changes)
+        return replace(DataConfig.pick(self.settings), **changes)
 
     def _log_probabilities(self, images: Any, batch_size: int, devices: int | None) -> np.ndarray:
         """float32 [N, K], by all devices; the batch is rounded up to what they share evenly."""

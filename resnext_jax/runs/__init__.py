@@ -1,7 +1,7 @@
 """Runs: the directory, the model that it describes, its history, its checkpoints. Knows no training."""
 
 from resnext_jax.runs.checkpoints import Checkpoints, Which, read_best
-from resnext_jax.runs.directory import check_free, read_config, read_spec, start, write_config
+from resnext_jax.runs.directory import CONFIG, check_free, read_config, read_spec, start, write_config
 from resnext_jax.runs.history import (
     Monitor,
     Row,
@@ -15,6 +15,7 @@ from resnext_jax.runs.history import (
 from resnext_jax.runs.spec import ModelSpec
 
 __all__ = [
+    "CONFIG",
     "Checkpoints",
     "ModelSpec",
     "Monitor",

@@ -1,190 +1,222 @@
-"""What a training run is: one frozen record, checked as a whole before anything is read."""
+"""What a training run is: one frozen record, put together from parts and checked before anything is read."""
 
-import dataclasses
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from resnext_jax.data import DataConfig
 from resnext_jax.data.augment import AugmentConfig
 from resnext_jax.errors import BadInput
-from resnext_jax.runs import Monitor, read_config
-from resnext_jax.training.check import check
+from resnext_jax.fields import Config, Free, GoesWith, NotWith, Range, shown
+from resnext_jax.models import abstract_model, get_config, split_model, trainable_mask
+from resnext_jax.runs import CONFIG, Monitor, read_config
 
-# A resumed run may differ in these: where and how it runs, not what it computes.
-FREE_FIELDS = {"out", "resume", "overwrite", "epochs"} | {"data_dir", "cache_gib", "workers", "save_minutes"}
-FREE_FIELDS |= {"devices", "distributed", "early_stop", "tensorboard"}
+MOST_EPOCHS = 1_000_000
+MOST_SEED = 2**32 - 1
+
+Decay = Annotated[float, Range(least=0, below=1)]
+Positive = Annotated[int, Range(least=1)]
 
 
-@dataclass(frozen=True)
-class TrainConfig(AugmentConfig, DataConfig):
-    """A training run, from data to run directory. Every field is a flag of `resnext-jax train`."""
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(Config):
+    """How an image file becomes what the network sees."""
 
-    # Images
-    image_size: int = 224
+    image_size: Positive = 224
     """Side of the square image that the network sees, in pixels."""
-    resize_size: int | None = None
+    resize_size: Annotated[int | None, Range(least="image_size")] = None
     """Length of the shorter side before the centre crop (torchvision's weights: 256 or 232; default: the
     image size)."""
     resize: Literal["crop", "stretch"] = "crop"
-    """Shorter side to the size and centre crop, or the whole image squeezed into the square."""
+    """crop: resize the shorter side, then crop the centre; stretch: squeeze the whole image into the
+    square."""
     normalize: Literal["weights", "imagenet", "half"] = "weights"
-    """Mean and deviation: those that `weights` were trained with, where they say so (a run directory or
-    torchvision's name), else ImageNet's; ImageNet's; or 0.5 and 0.5 (pixels to [-1, 1])."""
+    """Mean and standard deviation. weights: those that `weights` were trained with if known (a run directory,
+    torchvision's name), else ImageNet's; imagenet: ImageNet's; half: 0.5 and 0.5 (pixels to [-1, 1])."""
 
-    # Model
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """The network, and the weights that it starts from."""
+
     model: str = "resnext50_32x4d"
     """A name of `resnext-jax models`."""
     weights: str | None = None
     """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights
     (IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT: the best); default: from scratch."""
-    new_head: bool = False
-    """Leave the head of `weights` and train a new one: needed where theirs is of other classes in number."""
-    freeze: tuple[str, ...] = ()
-    """Parts of the given weights that stay as they are, batch statistics too: beginnings of parameter names
-    (conv1,bn1,layer1), or `backbone`: all but the head."""
+    new_head: Annotated[bool, GoesWith("weights")] = False
+    """Train a new head instead of the one in `weights`; required if the number of classes differs."""
+    freeze: Annotated[tuple[str, ...], GoesWith("weights")] = ()
+    """Parts of the given weights to keep as they are, with their batch statistics: beginnings of parameter
+    names (conv1,bn1,layer1), or `backbone`: all but the head."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type; parameters and batch statistics are float32 always."""
+    """Compute type; parameters and batch statistics are always float32."""
     zero_init_residual: bool = False
     """Start every residual branch at zero (Goyal et al. 2017)."""
     sync_bn: bool = False
-    """Batch statistics over all devices; otherwise each device normalises with its own part of the batch,
-    the running statistics are the devices' mean, and results depend on the number of devices."""
+    """Compute batch statistics over all devices. Otherwise each device normalises its own part of the batch,
+    the running statistics are the mean over the devices, and results depend on the number of devices."""
 
-    # Optimisation
-    epochs: int = 20
+    def check(self) -> None:
+        super().check()
+        get_config(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Config):
+    """Batches, and the step that each makes."""
+
+    epochs: Annotated[
+        int, Range(least=1, most=MOST_EPOCHS), Free(unless=("schedule", "cosine", "onecycle"))
+    ] = 20
     """Passes over the training images."""
-    batch_size: int = 32
+    batch_size: Positive = 32
     """Images in a step, over all devices and hosts."""
     optimizer: Literal["sgd", "adam", "adamw", "lamb"] = "sgd"
     """sgd and adam add the weight decay to the gradient (as torch does); adamw and lamb decouple it."""
-    lr: float = 0.1
-    """Learning rate, at its highest."""
-    head_lr: float | None = None
+    lr: Annotated[float, Range(above=0, most=100)] = 0.1
+    """Highest learning rate."""
+    head_lr: Annotated[float | None, Range(above=0, most=100)] = None
     """Learning rate of the head `fc`, under the same schedule (default: lr)."""
-    momentum: float = 0.9
-    """Of sgd."""
-    nesterov: bool = False
-    """Nesterov momentum, of sgd."""
-    weight_decay: float = 0.0
-    """Weight decay of all parameters that the next two leave."""
-    norm_weight_decay: float | None = None
+    momentum: Annotated[float, Range(least=0, below=1), GoesWith("optimizer", "sgd")] = 0.9
+    """Momentum of sgd."""
+    nesterov: Annotated[bool, GoesWith("optimizer", "sgd")] = False
+    """Nesterov momentum for sgd."""
+    weight_decay: Decay = 0.0
+    """Weight decay of all parameters that the next two flags leave out."""
+    norm_weight_decay: Annotated[float | None, Range(least=0, below=1)] = None
     """Weight decay of batch norms (default: weight_decay)."""
-    bias_weight_decay: float | None = None
-    """Weight decay of biases, those of batch norms included (default: as of the parameters beside them)."""
-    clip_grad_norm: float | None = None
-    """Scale the gradient down to this norm where it is larger."""
-    accumulate: int = 1
-    """Compute each batch in this many parts, one after the other, to save memory; the step is that of the
-    whole batch, but that batch norms see each part by itself."""
-    ema_decay: float | None = None
-    """Keep a moving average of the weights with this decay (0.999, say), rising to it over the first steps;
-    it is what is validated, saved as the model and exported."""
+    bias_weight_decay: Annotated[float | None, Range(least=0, below=1)] = None
+    """Weight decay of biases, those of batch norms included (default: that of the parameters beside them)."""
+    clip_grad_norm: Annotated[float | None, Range(above=0)] = None
+    """Scale the gradient down to this norm if it is larger."""
+    accumulate: Positive = 1
+    """Compute each batch in this many parts, one after the other, to save memory. The step is that of the
+    whole batch, except that batch norms see each part by itself."""
+    repeats: Positive = 1
+    """Put each image into a batch this many times, augmented anew each time (Hoffer et al. 2020; torchvision:
+    4). An epoch has as many steps, and covers 1/repeats of the images."""
+    ema_decay: Annotated[float | None, Range(above=0, below=1)] = None
+    """Keep a moving average of the weights with this decay (such as 0.999), which rises to it over the first
+    steps. The average is what is validated, saved as the model and exported."""
 
-    # Learning rate over the run
+    def check(self) -> None:
+        super().check()
+        for name in ("accumulate", "repeats"):
+            if self.batch_size % getattr(self, name):
+                raise BadInput(f"{shown(self, name)}: expected a divisor of batch_size={self.batch_size}")
+        if self.nesterov and self.momentum == 0:
+            raise BadInput("nesterov=True with momentum=0: expected a momentum above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Config):
+    """The learning rate over the run."""
+
     schedule: Literal["constant", "cosine", "step", "onecycle", "plateau"] = "constant"
-    """constant; cosine to `min_lr`; step: divided by 10 at each of `milestones`; onecycle: from lr / 25 up to
-    lr in the first 30 % of the steps, then down to almost 0; plateau: reduced where the validation loss does
-    not fall."""
-    milestones: tuple[int, ...] = ()
+    """constant; cosine: down to `min_lr`; step: divide by 10 at each of `milestones`; onecycle: from lr / 25
+    up to lr in the first 30 % of the steps, then down to almost 0; plateau: reduce when the validation loss
+    stops falling."""
+    milestones: Annotated[
+        tuple[int, ...], Range(least=1, most=MOST_EPOCHS), GoesWith("schedule", "step")
+    ] = ()
     """Epochs at which schedule `step` divides the rate."""
-    warmup_epochs: int = 0
+    warmup_epochs: Annotated[int, Range(least=0, below="epochs"), NotWith("schedule", "onecycle")] = 0
     """Epochs in which the rate rises from 0, before the schedule."""
-    plateau_factor: float = 0.1
-    """What schedule `plateau` multiplies the rate by."""
-    plateau_patience: int = 10
-    """Epochs without a lower validation loss after which it does."""
-    plateau_min_delta: float = 1e-4
-    """How much lower the loss must be to count."""
-    min_lr: float = 0.0
-    """Where schedule `cosine` ends, and what `plateau` does not go below."""
+    plateau_factor: Annotated[float, Range(above=0, below=1), GoesWith("schedule", "plateau")] = 0.1
+    """Factor by which schedule `plateau` multiplies the rate."""
+    plateau_patience: Annotated[int, Range(least=1), GoesWith("schedule", "plateau")] = 10
+    """Epochs without a lower validation loss before `plateau` reduces the rate."""
+    plateau_min_delta: Annotated[float, Range(least=0), GoesWith("schedule", "plateau")] = 1e-4
+    """By how much the validation loss must fall to count as lower."""
+    min_lr: Annotated[float, Range(least=0, below="lr"), GoesWith("schedule", "cosine", "plateau")] = 0.0
+    """Rate at which schedule `cosine` ends, and below which `plateau` does not go."""
 
-    # Loss, and classes of unequal size
-    label_smoothing: float = 0.0
-    """Share of each label that is spread over all classes, in training."""
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
-    """Weigh the training loss by class: `balanced`, in inverse proportion to their numbers of images, or a
-    factor for each class, in the order of their names."""
+    def check(self) -> None:
+        super().check()
+        if self.schedule == "step" and not self.milestones:
+            raise BadInput("schedule='step' without milestones: give the epochs at which to divide the rate")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise BadInput(f"{shown(self, 'milestones')}: expected rising epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Config):
+    """The loss, and classes of unequal size."""
+
+    label_smoothing: Annotated[float, Range(least=0, below=1)] = 0.0
+    """Share of each training label that is spread over all classes."""
+    class_weights: Annotated[
+        Literal["balanced"] | tuple[float, ...] | None, Range(least=0), NotWith("balanced_sampler")
+    ] = None
+    """Weight the training loss by class: `balanced`: in inverse proportion to the number of images; or one
+    factor per class, in the order of the class names."""
     balanced_sampler: bool = False
-    """Draw training images of all classes equally often: an epoch is as long, with some images of large
-    classes left out and those of small ones repeated."""
+    """Draw training images of all classes equally often. An epoch has as many steps: some images of large
+    classes are left out, and those of small classes repeat."""
 
-    repeats: int = 1
-    """Put each image of a batch in it this many times, augmented each time anew (Hoffer et al. 2020;
-    torchvision: 4): an epoch is as long, and sees as many times fewer of the images."""
 
-    # The best epoch
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """Where and how the run works, and when it stops."""
+
     monitor: Monitor = "top1"
-    """What makes an epoch the best: validation top-1 (of equal ones, loss), or validation loss alone."""
-    early_stop: int | None = None
-    """Stop when the best epoch is this many epochs back; evaluation, prediction and export use the best."""
-
-    # Run
-    seed: int = 0
-    """Of the initial weights, the order of the images and the augmentation."""
-    out: Path = Path("checkpoints/run")
+    """What makes an epoch the best: validation top-1 (ties are broken by the loss), or the validation loss
+    alone."""
+    early_stop: Annotated[int | None, Range(least=1), Free()] = None
+    """Stop when the best epoch is this many epochs back. Evaluation, prediction and export use the best."""
+    seed: Annotated[int, Range(least=0, most=MOST_SEED)] = 0
+    """Seed of the initial weights, the order of the images and the augmentation."""
+    out: Annotated[Path, Free()] = Path("checkpoints/run")
     """Run directory: configuration, history, checkpoints, curves."""
-    resume: bool = False
-    """Go on where the run in `out` stopped; flags that are not given are the run's own."""
-    overwrite: bool = False
+    resume: Annotated[bool, Free(), NotWith("overwrite")] = False
+    """Go on where the run in `out` stopped; settings that are not given are the run's own."""
+    overwrite: Annotated[bool, Free()] = False
     """Replace the run in `out`."""
-    save_minutes: float = 10.0
-    """Save within an epoch too, this often, so that long epochs survive a dead machine."""
-    tensorboard: bool = False
-    """Write TensorBoard's event files, to `tensorboard/` in the run directory (the command does; in Python
+    save_minutes: Annotated[float, Range(above=0), Free()] = 10.0
+    """Save this often within an epoch too, so that long epochs survive a dead machine."""
+    tensorboard: Annotated[bool, Free()] = False
+    """Write TensorBoard's event files to `tensorboard/` in the run directory (the command does; in Python
     give `fit` the writer `reports.tensorboard.TensorBoard()`)."""
-    devices: int | None = None
+    devices: Annotated[int | None, Range(least=1), Free()] = None
     """Use only this many devices of each host (default: all)."""
-    distributed: bool = False
+    distributed: Annotated[bool, Free()] = False
     """One process of many: join them by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by
     what the cluster (SLURM, TPU pod) says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(
+    DataConfig,
+    ImageConfig,
+    AugmentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    LossConfig,
+    RunConfig,
+):
+    """A training run, from data to run directory. Every field is a flag of `resnext-jax train`."""
 
     def check(self) -> None:
         """Check the fields, before anything is read; `fit` does it.
 
         Raises:
-            ValueError: a field out of range, or fields that contradict each other; the message names them.
+            BadInput: a field of the wrong type or out of range, or fields that contradict each other; the
+                message names them.
         """
         super().check()
-        check(self)
-
-    def differences(self, other: "TrainConfig") -> list[str]:
-        """Fields in which a resumed run may not differ from `other` and does, as "name: other's -> ours"."""
-        # Epochs may be added, but not under a schedule that is stretched over them.
-        free = FREE_FIELDS if self.schedule not in ("cosine", "onecycle") else FREE_FIELDS - {"epochs"}
-        pairs = ((f.name, getattr(other, f.name), getattr(self, f.name)) for f in dataclasses.fields(self))
-        return [
-            f"{name}: {theirs} -> {ours}"
-            for name, theirs, ours in pairs
-            if name not in free and ours != theirs
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        plain = dataclasses.asdict(self)
-        return {
-            k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
-            for k, v in plain.items()
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Back from `to_dict`; fields that this version does not know raise a ValueError."""
-        hints = typing.get_type_hints(cls)
-        unknown = sorted(set(values) - set(hints))
-        if unknown:
+        if self.pad_crop >= self.image_size:
+            raise BadInput(f"{shown(self, 'pad_crop')}: expected less than image_size={self.image_size}")
+        if self.class_weights is not None and (self.mixup or self.cutmix):
             raise BadInput(
-                f"unknown fields in the run's config: {', '.join(unknown)}; written by another version?"
+                f"{shown(self, 'class_weights')} with mixup={self.mixup} and cutmix={self.cutmix}: a mixed "
+                "label belongs to no single class; use balanced_sampler"
             )
-
-        def restore(name: str, value: Any) -> Any:
-            kinds = typing.get_args(hints[name]) or (hints[name],)
-            if Path in kinds and value is not None:
-                return Path(value)
-            return tuple(value) if isinstance(value, list) else value
-
-        return cls(**{name: restore(name, value) for name, value in values.items()})
+        if self.freeze:
+            trained = trainable_mask(split_model(abstract_model(self.model))[1], self.freeze)
+            if self.head_lr is not None and not any(trained["fc"].values()):
+                raise BadInput(f"{shown(self, 'head_lr')} with a frozen head: leave fc out of freeze")
 
 
 def saved_config(directory: Path) -> TrainConfig:
@@ -199,4 +231,7 @@ def saved_config(directory: Path) -> TrainConfig:
         raise BadInput(
             f"out={directory}: converted weights, not a run to go on with; start one with weights={directory}"
         )
-    return TrainConfig.from_dict(config)
+    try:
+        return TrainConfig.from_dict(config)
+    except BadInput as error:
+        raise BadInput(f"{directory / CONFIG}: {error}") from None

@@ -80,7 +80,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
 
 
 def _check_resumable(config: TrainConfig) -> None:
-    if different := config.differences(saved_config(config.out)):
+    if different := config.changes(saved_config(config.out)):
         raise BadInput(
             f"{config.out}: the run to resume has other settings ({'; '.join(different)}); leave them out, "
             "or start a new run"

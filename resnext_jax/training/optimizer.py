@@ -20,7 +20,8 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
         after = optax.cosine_decay_schedule(config.lr, total - warmup, alpha=config.min_lr / config.lr)
     else:
         # Without milestones, the constant schedule. Counted from the end of the warm-up.
-        drops = {milestone * steps_per_epoch - warmup: 0.1 for milestone in config.milestones}
+        within = (milestone for milestone in config.milestones if milestone < config.epochs)
+        drops = {milestone * steps_per_epoch - warmup: 0.1 for milestone in within}
         after = optax.piecewise_constant_schedule(config.lr, drops)
     if not warmup:
         return after

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnext_jax.console import Console
-from resnext_jax.data import Images, Preprocessing, read_images, steps_per_epoch
+from resnext_jax.data import Images, Preprocessing, check_batch, read_images, steps_per_epoch
 from resnext_jax.data.augment import Augment, make_augment, make_mix
 from resnext_jax.devices import AXIS, DataParallel
 from resnext_jax.errors import BadInput
@@ -57,7 +57,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         ValueError: bad data, or a configuration that the data or the devices do not allow.
         FileNotFoundError: missing data or weights.
     """
-    _check_batch(config, parallel.global_count)
+    _check_shares(config, parallel.global_count)
     dataset = config.open()
     # A resumed run goes on as it began, also where the weights that it started from are gone.
     spec = read_spec(config.out) if config.resume else make_spec(config, dataset.classes)
@@ -72,16 +72,12 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         config.label_smoothing,
         class_weights(config.class_weights, train.labels, spec.classes),
     )
+    steps_per_epoch(len(train), config.batch_size, parallel.global_count)
     # The splits share the memory that is allowed, by their number of images.
     share = config.cache_gib / (len(train) + len(val))
     train_images = read_images(train, "training", spec.preprocessing, config, share * len(train), console)
     val_images = read_images(val, "validation", spec.preprocessing, config, share * len(val), console)
-    if len(train_images) < config.batch_size:
-        raise BadInput(
-            f"batch_size={config.batch_size}: more than the {len(train_images)} training images; "
-            "use a smaller one"
-        )
-
+    steps = steps_per_epoch(len(train_images), config.batch_size, parallel.global_count)
     model = create_model(
         spec.architecture if config.resume else config.model,
         num_classes=len(dataset.classes),
@@ -97,7 +93,6 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     model.train()
     freeze_norms(model, config.freeze)
     graphdef, params, batch_stats = split_model(model)
-    steps = steps_per_epoch(len(train_images), config.batch_size)
     optimizer = make_optimizer(config, steps)
     augment = make_augment(config)
     train_step = make_train_step(
@@ -125,19 +120,15 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     )
 
 
-def _check_batch(config: TrainConfig, devices: int) -> None:
+def _check_shares(config: TrainConfig, devices: int) -> None:
     """Check that the devices share the batch evenly, and that each divides its own as it is asked to."""
-    pairs = 2 if config.mixup or config.cutmix else 1
-    # Pairs are made within a device's share, before it is divided into parts.
-    for share, what in (
-        (devices, f"{devices} devices"),
-        (devices * config.accumulate, f"{devices} devices with accumulate={config.accumulate}"),
-        (devices * pairs, f"pairs to mix on {devices} devices"),
-    ):
-        if config.batch_size % share:
-            raise BadInput(
-                f"batch_size={config.batch_size}: {what} do not divide it; use a multiple of {share}"
-            )
+    check_batch(config.batch_size, devices, f"{devices} devices")
+    if config.accumulate > 1:
+        what = f"{devices} devices with accumulate={config.accumulate}"
+        check_batch(config.batch_size, devices * config.accumulate, what)
+    if config.mixup or config.cutmix:
+        # Pairs are made within a device's share, before it is divided into parts.
+        check_batch(config.batch_size, devices * 2, f"pairs to mix on {devices} devices")
 
 
 def make_spec(config: TrainConfig, classes: tuple[str, ...]) -> ModelSpec:
