@@ -2,7 +2,7 @@
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
-from resnext_jax.inference import load_run
+from resnext_jax.inference import fold_batch_norm, load_run
 from resnext_jax.models import list_models
 from resnext_jax.training import TrainConfig, fit
 from resnext_jax.weights import create_model, load_torch_state_dict, preprocessing, to_torch_state_dict
@@ -13,6 +13,7 @@ __all__ = [
     "TrainConfig",
     "create_model",
     "fit",
+    "fold_batch_norm",
     "list_models",
     "load_run",
     "load_torch_state_dict",

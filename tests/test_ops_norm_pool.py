@@ -169,6 +169,15 @@ def test_max_pool_forward_mode_and_bfloat16():
     )
 
 
+def test_max_pool_is_one_operation_also_when_mapped():
+    pool = partial(ops.max_pool, window_shape=(3, 2), strides=(2, 1), padding=((1, 0), (0, 1)))
+    x = normal((3, 2, 7, 6, 4))
+    mapped = jax.make_jaxpr(jax.vmap(pool, 1, 1))(x).eqns
+    assert [e.params["window_shape"] for e in mapped if e.primitive.name == "max_pool"] == [(3, 2)]
+    each = [pool(x[:, i]) for i in range(2)]
+    np.testing.assert_array_equal(jax.vmap(pool, 1, 1)(x), np.stack(each, 1))
+
+
 def test_max_pool_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"window_shape=\(3, 3\)"):
         ops.max_pool(normal((1, 2, 2, 3)), (3, 3), (2, 2), ((0, 0), (0, 0)))

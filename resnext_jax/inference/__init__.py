@@ -3,6 +3,8 @@
 from resnext_jax.inference.classification import classification_report, confusion_matrix
 from resnext_jax.inference.converted import convert_to_run
 from resnext_jax.inference.evaluator import Evaluator
+from resnext_jax.inference.export import export_model
+from resnext_jax.inference.fold import fold_batch_norm
 from resnext_jax.inference.metrics import Sums, mean_metrics, means, metric_sums, zero_sums
 from resnext_jax.inference.predictor import Predictions, Predictor, load_run
 from resnext_jax.inference.step import make_eval_step
@@ -15,6 +17,8 @@ __all__ = [
     "classification_report",
     "confusion_matrix",
     "convert_to_run",
+    "export_model",
+    "fold_batch_norm",
     "load_run",
     "make_eval_step",
     "mean_metrics",

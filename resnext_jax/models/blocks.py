@@ -186,13 +186,19 @@ class PreactivationBottleneck(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.bn1(x, relu=True)
-        shortcut = x[:, :: self.stride, :: self.stride] if self.downsample is None else self.downsample[0](y)
+        shortcut = _every(self.stride, x) if self.downsample is None else self.downsample[0](y)
         y = self.bn2(self.conv1(y), relu=True)
         y = self.bn3(self.conv2(y), relu=True)
         return self.conv3(y) + shortcut
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck, "preactivation": PreactivationBottleneck}
+
+
+def _every(stride: int, x: jax.Array) -> jax.Array:
+    """The pixels that a 1x1 window of this stride visits."""
+    # Not by index: where the number of images is symbolic, as in exported programs, that is a gather.
+    return jax.lax.slice(x, (0,) * 4, x.shape, (1, stride, stride, 1))
 
 
 def _shortcut(downsample: nnx.List | None, x: jax.Array) -> jax.Array:

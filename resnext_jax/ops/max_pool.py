@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def max_pool(
     x: jax.Array,
     window_shape: Sequence[int],
@@ -32,12 +34,20 @@ def max_pool(
     Raises:
         ValueError: x is not four-dimensional, or no window fits.
     """
-    return jnp.stack(_taps(x, window_shape, strides, padding, -jnp.inf)).max(0)
+    return max_pool_p.bind(
+        x,
+        window_shape=tuple(window_shape),
+        strides=tuple(strides),
+        padding=tuple((low, high) for low, high in padding),
+    )
 
 
-@max_pool.defjvp
-def _max_pool_jvp(window_shape, strides, padding, primals, tangents):
-    taps = _taps(*primals, window_shape, strides, padding, -jnp.inf)
+def _max_pool(x: jax.Array, **window: Any) -> jax.Array:
+    return jnp.stack(_taps(x, fill=-jnp.inf, **window)).max(0)
+
+
+def _max_pool_jvp(primals, tangents, **window):
+    taps = _taps(*primals, fill=-jnp.inf, **window)
     largest, index = taps[0], jnp.zeros(taps[0].shape, jnp.int32)
     for i, tap in enumerate(taps[1:], 1):
         index = jnp.where(tap > largest, i, index)
@@ -45,12 +55,34 @@ def _max_pool_jvp(window_shape, strides, padding, primals, tangents):
     # Padded and cropped so that XLA stores the index: fused with its uses, it would be found anew in each.
     index = jnp.pad(index, ((0, 0), (1, 1), (1, 1), (0, 0)))
     index = jax.lax.optimization_barrier(index)[:, 1:-1, 1:-1]
-    tangents = _taps(*tangents, window_shape, strides, padding, 0)
+    tangents = _taps(*tangents, fill=0, **window)
     return largest, sum(jnp.where(index == i, tangent, 0) for i, tangent in enumerate(tangents))
+
+
+def _max_pool_batch(operands, axes, **window):
+    (x,), (axis,) = operands, axes
+    x = jnp.moveaxis(x, axis, 0)
+    y = max_pool_p.bind(x.reshape(-1, *x.shape[2:]), **window)
+    return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+
+# A primitive, and not a function with a rule of its own, so that who reads a program (to write it in another
+# format, say) finds one operation with its window.
+max_pool_p = Primitive("max_pool")
+max_pool_p.def_impl(jax.jit(_max_pool, static_argnames=("window_shape", "strides", "padding")))
+ad.primitive_jvps[max_pool_p] = _max_pool_jvp
+batching.primitive_batchers[max_pool_p] = _max_pool_batch
+mlir.register_lowering(max_pool_p, mlir.lower_fun(_max_pool, multiple_results=False))
+
+
+@max_pool_p.def_abstract_eval
+def _max_pool_type(x, **window):
+    return x.update(shape=jax.eval_shape(partial(_max_pool, **window), x).shape, weak_type=False)
 
 
 def _taps(
     x: jax.Array,
+    *,
     window_shape: Sequence[int],
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],

@@ -1,0 +1,123 @@
+"""Batch norms folded into the convolutions before them: the same network with fewer operations."""
+
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from resnext_jax.inference.program import Operation, Value, trace
+from resnext_jax.models import BatchNorm, ResNet
+
+Path = tuple[Any, ...]
+
+
+class FoldedNorm(nnx.Module):
+    """What is left of a batch norm whose arithmetic a convolution does: the ReLU after it, if any."""
+
+    def __call__(self, x: jax.Array, *, relu: bool = False) -> jax.Array:
+        """The input, and with `relu` its positive part; [N, H, W, C]."""
+        return nnx.relu(x) if relu else x
+
+
+def fold_batch_norm(model: ResNet) -> ResNet:
+    """The same network in evaluation form, with batch norms folded into convolutions.
+
+    In evaluation a batch norm is y = (x - mean) / sqrt(var + epsilon) * scale + bias, which a convolution
+    before it can do with other weights. Folded are the norms that take the output of a convolution which
+    nothing else uses; others (before the convolutions of a preactivation block, say) stay.
+
+    Args:
+        model: any network of convolutions and batch norms; it is left unchanged.
+
+    Returns:
+        A model of its own arrays. It cannot be trained as the original could: what the norms would normalise
+        is gone.
+
+    Example:
+        >>> import jax.numpy as jnp, resnext_jax as rj
+        >>> model = rj.create_model("resnet18", num_classes=3)
+        >>> model.eval()
+        >>> images = jnp.ones((1, 32, 32, 3))
+        >>> bool(jnp.allclose(rj.fold_batch_norm(model)(images), model(images), atol=1e-5))
+        True
+    """
+    folded = nnx.clone(model)
+    folded.eval()
+    modules = dict(nnx.iter_modules(folded))
+    for conv_path, norm_path in _pairs(folded).items():
+        _fold(modules[conv_path], modules[norm_path])
+        parent, name = modules[norm_path[:-1]], norm_path[-1]
+        if isinstance(name, int):
+            parent[name] = FoldedNorm()
+        else:
+            setattr(parent, name, FoldedNorm())
+    return folded
+
+
+def _fold(conv: nnx.Conv, norm: BatchNorm) -> None:
+    """Let a convolution do what a norm after it does; computed in float64."""
+    mean, var, scale, bias = (
+        np.asarray(x[...], np.float64) for x in (norm.mean, norm.var, norm.scale, norm.bias)
+    )
+    factor = scale / np.sqrt(var + norm.epsilon)
+    before = 0.0 if conv.bias is None else np.asarray(conv.bias[...], np.float64)
+    kernel = conv.kernel[...]
+    conv.kernel.set_value(jnp.asarray(np.asarray(kernel, np.float64) * factor, kernel.dtype))
+    conv.bias = nnx.Param(jnp.asarray((before - mean) * factor + bias, kernel.dtype))
+    conv.use_bias = True
+
+
+def _pairs(model: ResNet) -> dict[Path, Path]:
+    """The path of each convolution whose output goes to a norm and nowhere else, with that norm's path.
+
+    They are found in what the model computes and not by their names, so that every variant is served.
+    """
+    graphdef, state = nnx.split(model)
+    flat, treedef = jax.tree.flatten_with_path(nnx.to_pure_dict(state))
+    leaves = [leaf for _, leaf in flat]
+    owner = [tuple(key.key for key in path) for path, _ in flat]
+
+    def run(leaves: list[jax.Array], images: jax.Array) -> jax.Array:
+        tree = jax.tree.unflatten(treedef, leaves)
+        return nnx.merge(graphdef, nnx.State(tree), copy=True)(images)
+
+    # Large enough for every stage to have pixels; nothing is computed.
+    images = jax.ShapeDtypeStruct((1, 64, 64, model.in_channels), jnp.float32)
+    program = trace(run, leaves, images)
+    uses = Counter(value for operation in program.operations for value in operation.inputs)
+    # What each value is: an array of the model, or the output of a convolution (with the bias it may have).
+    arrays = dict(zip(program.inputs, owner, strict=False))
+    outputs: dict[Value, Path] = {}
+    pairs: dict[Path, Path] = {}
+    for operation in program.operations:
+        _follow(operation, uses, arrays, outputs, pairs)
+    return pairs
+
+
+def _follow(
+    operation: Operation,
+    uses: Counter[Value],
+    arrays: dict[Value, Path],
+    outputs: dict[Value, Path],
+    pairs: dict[Path, Path],
+) -> None:
+    """Note what an operation makes of a model's arrays and of its convolutions' outputs."""
+    first, second = (*operation.inputs, None)[:2]
+    [result] = operation.outputs if len(operation.outputs) == 1 else [None]
+    match operation.name:
+        case "grouped_conv" | "conv_general_dilated" if second in arrays:
+            outputs[result] = arrays[second][:-1]
+        case "broadcast_in_dim" | "reshape" | "convert_element_type" if first in arrays:
+            arrays[result] = arrays[first]
+        case "convert_element_type" if first in outputs and uses[first] == 1:
+            outputs[result] = outputs[first]
+        case "add" if first in outputs and uses[first] == 1 and second in arrays:
+            if arrays[second] == (*outputs[first], "bias"):
+                outputs[result] = outputs[first]
+        case "sub" if first in outputs and uses[first] == 1 and second in arrays:
+            *norm, name = arrays[second]
+            if name == "mean":
+                pairs[outputs[first]] = tuple(norm)
