@@ -222,4 +222,4 @@ def test_data_show_refuses_what_would_do_nothing(image_folder, tmp_path, capsys)
     with pytest.raises(SystemExit) as stop:
         cli.main(["data", "show", str(image_folder), "--rotate", "20", "--out", str(tmp_path / "x.png")])
     assert stop.value.code == 2
-    assert "rotate: goes with --augment" in capsys.readouterr().err
+    assert "--rotate=20.0: goes with --augment" in capsys.readouterr().err

@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from resnext_jax import cli, create_model, load_run
+from resnext_jax.cli.messages import with_flags
+from resnext_jax.errors import BadInput
 from resnext_jax.models import list_models
+from resnext_jax.training import Interrupted
 
 
 def run(*arguments) -> None:
@@ -106,7 +109,7 @@ def test_bad_input_is_one_line(trained, image_folder, tmp_path, capsys):
     train = ("train", "--data", image_folder, "--out", tmp_path / "new")
     predict = ("predict", trained, image_folder)
     assert "did you mean resnext50_32x4d" in error_of(capsys, *train, "--model", "resnext50")
-    assert "lr=-1" in error_of(capsys, *train, "--lr", "-1")
+    assert "error: --lr=-1.0: " in error_of(capsys, *train, "--lr", "-1")
     assert "exists already" in error_of(capsys, "train", "--data", image_folder, "--out", trained)
     assert "does not exist" in error_of(
         capsys, "train", "--data", tmp_path / "none", "--out", tmp_path / "new"
@@ -116,20 +119,74 @@ def test_bad_input_is_one_line(trained, image_folder, tmp_path, capsys):
     assert "picture format" in error_of(
         capsys, "predict", trained, image_folder, "--grid", tmp_path / "p.docx"
     )
-    assert "top_k=0" in error_of(capsys, *predict, "--top-k", 0)
+    assert "--top-k=0: " in error_of(capsys, *predict, "--top-k", 0)
     assert "no test split" in error_of(capsys, "evaluate", trained, "--split", "test")
     (tmp_path / "bad.jpg").write_bytes(b"not an image")
     assert "bad.jpg" in error_of(capsys, "predict", trained, tmp_path / "bad.jpg")
-    assert "image_size=0" in error_of(capsys, "summary", "resnet18", "--image-size", 0)
+    assert "--image-size=0: " in error_of(capsys, "summary", "resnet18", "--image-size", 0)
     assert "invalid choice 'lion' for argument '--optimizer'" in error_of(
         capsys, *train, "--optimizer", "lion"
     )
     assert "did you mean --optimizer" in error_of(capsys, *train, "--optimzer", "adam")
+    assert "did you mean evaluate?" in error_of(capsys, "evalute", trained)
+    assert "did you mean" not in error_of(capsys, "models", "--json")
+    assert "--resume with --overwrite: choose" in error_of(
+        capsys, "train", "--resume", "--overwrite", "--out", trained
+    )
     assert "could not convert string to float: 'fast'" in error_of(capsys, *train, "--lr", "fast")
     assert "Missing from resnext-jax evaluate" in error_of(capsys, "evaluate")
-    assert "plateau_patience=3 with" in error_of(capsys, *train, "--plateau-patience", 3)
-    assert "positive='up': expected one of" in error_of(capsys, "evaluate", trained, "--positive", "up")
+    assert "--plateau-patience=3 with" in error_of(capsys, *train, "--plateau-patience", 3)
+    assert "--positive='up': expected one of" in error_of(capsys, "evaluate", trained, "--positive", "up")
     assert not (tmp_path / "new").exists()
+
+
+def test_fields_in_messages_become_flags():
+    assert with_flags("top_k=0: expected 1") == "--top-k=0: expected 1"
+    assert with_flags("resume=True with overwrite=False") == "--resume with --no-overwrite"
+    assert (
+        with_flags("class_weights='balanced' with mixup=0.2") == "--class-weights='balanced' with --mixup=0.2"
+    )
+    assert with_flags("a mixed label; use balanced_sampler") == "a mixed label; use --balanced-sampler"
+    # Neither positional arguments, nor what only looks like a flag.
+    for same in (
+        "run=3",
+        "/runs/lr=0.1/x.png",
+        "a.lr=3",
+        "my_lr=3",
+        "--file_format=array_record",
+        "the data",
+        "top_k.png",
+    ):
+        assert with_flags(same) == same
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (BadInput("lr=3: expected less"), 2, "error: --lr=3: expected less"),
+        (FileNotFoundError("x: no such file"), 2, "error: x: no such file"),
+        (FloatingPointError("loss nan"), 2, "error: loss nan"),
+        (MemoryError(), 2, "error: there is too little memory for this; use a smaller batch or image size"),
+        (Interrupted(15, "saved"), 143, "interrupted: saved"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(error, code, line, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as stop, cli.clean_exit():
+        raise error
+    assert stop.value.code == code
+    assert capsys.readouterr().err == line + "\n"
+    monkeypatch.setenv("RESNEXT_JAX_TRACEBACK", "1")
+    with pytest.raises(type(error)), cli.clean_exit():
+        raise error
+
+
+def test_a_bug_shows_its_trace_and_exits_with_1():
+    code = "from resnext_jax.cli import clean_exit\nwith clean_exit():\n    raise ValueError('shapes differ')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("ValueError: shapes differ\n")
 
 
 def test_convert_a_run_for_torch_and_back(trained, tmp_path, capsys):

@@ -147,7 +147,7 @@ def test_bad_input_is_one_line(smoke, capsys):
     with pytest.raises(SystemExit) as stop:
         smoke("monkeypox_resnext50", "--lr", "-1")
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("error: lr=-1.0: expected a number above 0")
+    assert capsys.readouterr().err.startswith("error: --lr=-1.0: expected a number above 0")
 
 
 def test_the_results_page_shows_the_records():

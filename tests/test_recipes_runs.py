@@ -129,11 +129,11 @@ def test_contradictions_are_refused(config, monkeypatch, message, changes):
 
 
 FLAGS = {
-    "plateau_patience=3 with schedule='cosine'": "--schedule cosine --plateau-patience 3",
-    "val_fraction=0.0: expected a number above 0 and below 1": "--early-stop 3 --val-fraction 0",
-    "class_weights='balanced' with mixup=0.2": "--class-weights balanced --mixup 0.2",
-    "class_weights=(1.0, 2.0) with mixup=0.0 and cutmix=1.0": "--class-weights 1 2 --cutmix 1",
-    "accumulate=3: expected a divisor of batch_size=32": "--accumulate 3",
+    "--plateau-patience=3 with --schedule='cosine'": "--schedule cosine --plateau-patience 3",
+    "--val-fraction=0.0: expected a number above 0 and below 1": "--early-stop 3 --val-fraction 0",
+    "--class-weights='balanced' with --mixup=0.2": "--class-weights balanced --mixup 0.2",
+    "--class-weights=(1.0, 2.0) with --mixup=0.0 and --cutmix=1.0": "--class-weights 1 2 --cutmix 1",
+    "--accumulate=3: expected a divisor of --batch-size=32": "--accumulate 3",
     "unknown model 'resnext51'": "--model resnext51",
     "invalid choice 'lion'": "--optimizer lion",
     "invalid choice 'linear'": "--schedule linear",

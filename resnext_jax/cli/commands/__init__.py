@@ -1,0 +1,25 @@
+"""The commands, all of one form: a frozen dataclass, whose fields are the flags; calling it does the work.
+
+matplotlib, TFDS and torch take a while to import: a command imports what needs them when it is called.
+"""
+
+from resnext_jax.cli.commands.bench import Bench
+from resnext_jax.cli.commands.convert import Convert
+from resnext_jax.cli.commands.data import Data
+from resnext_jax.cli.commands.evaluate import Evaluate
+from resnext_jax.cli.commands.models import Models, Summary
+from resnext_jax.cli.commands.predict import Predict
+from resnext_jax.cli.commands.train import Train, train
+
+COMMANDS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "convert": Convert,
+    "summary": Summary,
+    "bench": Bench,
+    "models": Models,
+    "data": Data,
+}
+
+__all__ = ["COMMANDS", "Train", "train"]

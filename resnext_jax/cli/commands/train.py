@@ -1,0 +1,35 @@
+"""`resnext-jax train`."""
+
+from dataclasses import dataclass
+
+from resnext_jax.training import FitResult, TrainConfig, Writer, fit
+
+
+@dataclass(frozen=True)
+class Train(TrainConfig):
+    """Train a classifier on images."""
+
+    def __call__(self) -> None:
+        train(self)
+
+
+def train(config: TrainConfig) -> FitResult:
+    """Train with progress on standard output, curves in the run directory, and a closing line.
+
+    Args:
+        config: the run.
+    """
+    from resnext_jax.reports.curves import write_curves
+
+    writers: list[Writer] = [write_curves]
+    if config.tensorboard:
+        from resnext_jax.reports.tensorboard import TensorBoard
+
+        writers.append(TensorBoard())
+    result = fit(config, writers=writers)
+    summary = result.summary
+    print(
+        f"best epoch {summary['best_epoch']}: validation top-1 {100 * summary['best_val_top1']:.2f} %, loss "
+        f"{summary['best_val_loss']:.4f}; {summary['seconds']:.0f} s in all; the run is in {result.directory}"
+    )
+    return result

@@ -1,0 +1,18 @@
+"""What the package logs, on standard error."""
+
+import logging
+
+# These log their inner workings; what concerns the user is raised or printed.
+QUIET = ("absl", "jax", "orbax", "matplotlib")
+
+
+def log_to_stderr() -> None:
+    """Show the package's log as plain lines, and only errors of the packages under it."""
+    log = logging.getLogger("resnext_jax")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
