@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_jax.data import open_dataset
+from resnext_jax.data import Preprocessing, load_images, open_dataset
 
 
 def save(path, value=0):
@@ -53,14 +53,159 @@ def test_the_place_of_the_folder_does_not_change_the_split(image_folder, tmp_pat
     assert splits[0] == splits[1]
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
-def test_split_folders(tmp_path, val):
-    make(tmp_path, "train/a", "train/b", f"{val}/a", f"{val}/b", "test/a", "test/b", "notes")
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("Training", "validation", "Testing"),
+        ("TRAIN", "valid", "test_set"),
+        ("train_set", "Dev", "test"),
+        ("trainset", "validation-images", "TestData"),
+        ("train2017", "val2017", "test2017"),
+        ("seg_train", "seg_val", "seg_test"),
+    ],
+)
+def test_split_folders(tmp_path, train, val, test, caplog):
+    make(tmp_path, *(f"{split}/{name}" for split in (train, val, test) for name in "ab"), "notes")
     dataset = open_dataset(str(tmp_path))
     assert dataset.classes == ("a", "b")
     assert [len(s) for s in (dataset.train, dataset.val, dataset.test)] == [6, 6, 6]
+    assert dataset.train.keys[0] == f"{train}/a/0.png"
     assert dataset.val.keys[0] == f"{val}/a/0.png"
     assert len(dataset.split("all")) == 18
+    assert [record.args[1] for record in caplog.records] == ["notes"]  # it holds images: left out, and said
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("data/train/a", "data/train/b", "data/test/a", "data/test/b"),  # all in one folder
+        ("x/y/train/a", "x/y/train/b", "x/y/test/a", "x/y/test/b"),
+        ("train/train/a", "train/train/b", "test/test/a", "test/test/b"),  # each in a folder of its own name
+        ("images/train/a", "images/train/b", "images/test/a", "images/test/b", "masks"),  # beside others
+        ("a/train", "b/train", "a/test", "b/test"),  # below the classes
+    ],
+)
+def test_splits_further_down(tmp_path, folders):
+    dataset = open_dataset(str(make(tmp_path, *folders)))
+    assert dataset.classes == ("a", "b")
+    assert dataset.splits == ("train", "val", "test")
+    for split in ("train", "test"):
+        keys = dataset.split(split).keys
+        assert len(keys) == 6
+        assert all(f"{split}/" in key and (tmp_path / key).is_file() for key in keys)
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_classes_in_one_folder(tmp_path, caplog):
+    caplog.set_level("INFO")
+    dataset = open_dataset(str(make(tmp_path, "set/a", "set/b")))
+    assert dataset.classes == ("a", "b")
+    assert dataset.split("all").keys[0] == "set/a/0.png"
+    assert "the only folder there is" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "folders", [("one/a", "one/b", "two/a", "two/b"), ("train/o/a", "train/o/b", "train/p/a", "train/p/b")]
+)
+def test_folders_that_hold_the_same_folders_are_no_classes(tmp_path, folders):
+    with pytest.raises(ValueError, match="all hold the same folders, a, b, so they look like splits"):
+        open_dataset(str(make(tmp_path, *folders)))
+
+
+def test_classes_that_hold_one_folder_each_are_classes(tmp_path):
+    """As in Tiny ImageNet."""
+    dataset = open_dataset(
+        str(make(tmp_path, "train/n1/images", "train/n2/images", "val/n1/images", "val/n2/images"))
+    )
+    assert dataset.classes == ("n1", "n2")
+    assert dataset.val.keys[0] == "val/n1/images/0.png"
+
+
+def test_a_class_that_is_called_as_a_split(tmp_path):
+    assert open_dataset(str(make(tmp_path, "car", "train", "plane"))).classes == ("car", "plane", "train")
+
+
+@pytest.mark.parametrize("folder", ["test", "test/images"])
+def test_images_without_labels_are_left_out_and_said(tmp_path, caplog, folder):
+    make(tmp_path, "train/a", "train/b", folder)
+    dataset = open_dataset(str(tmp_path))
+    assert dataset.splits == ("train", "val")
+    assert len(dataset.split("all")) == 6
+    [record] = caplog.records
+    assert "its 3 images lie in no class folders" in record.getMessage()
+    assert str(tmp_path / "test") in record.getMessage()
+
+
+def test_a_split_may_lack_a_class_but_not_have_one_more(tmp_path, caplog):
+    make(tmp_path, "train/a", "train/b", "train/c", "test/a", "test/c")
+    dataset = open_dataset(str(tmp_path))
+    assert dataset.test.labels.tolist() == [0, 0, 0, 2, 2, 2]
+    assert "no test images of b" in caplog.text
+
+
+def test_a_set_of_one_class_or_one_image_each_need_not_be_divided(tmp_path):
+    """It can be evaluated on, and is refused only where it would have to be divided."""
+    assert len(open_dataset(str(make(tmp_path / "one", "a"))).split("all")) == 3
+    dataset = open_dataset(str(make(tmp_path / "each", "a", "b", count=1)), group_by="(nothing)", fold=(0, 3))
+    assert len(dataset.split("all")) == 2
+    with pytest.raises(ValueError, match="captures nothing"):
+        dataset.split("val")
+    with pytest.raises(ValueError, match="class 'a' has 1 image in 1 group"):
+        open_dataset(str(tmp_path / "each")).split("val")
+
+
+def test_litter_at_every_depth_is_not_seen(tmp_path, caplog):
+    make(tmp_path, "a", "b", "@eaDir/a", "lost+found", "a/@eaDir/0.png", "b/.ipynb_checkpoints", "a/__MACOSX")
+    make(tmp_path, "b/#recycle/x", "$RECYCLE.BIN", "a/System Volume Information")
+    for name in ("a/.DS_Store", "b/Thumbs.db", "a/x.txt", "b/y.txt", "b/noname"):
+        (tmp_path / name).write_bytes(b"\0")
+    caplog.set_level("INFO")
+    assert len(open_dataset(str(tmp_path)).split("all")) == 6
+    [record] = caplog.records
+    assert record.getMessage().endswith("left out as no images: 2 .txt, 1 .db, 1 without a suffix")
+
+
+def test_links_are_followed_but_in_no_circle(tmp_path):
+    make(tmp_path / "store", "x", "y", "more/deep")
+    make(tmp_path / "set", "a", "b")
+    links = {"a/x": "store/x", "a/more": "store/more", "b/up": "set", "b/b": "set/b", "a/again": "set/a"}
+    for name, target in links.items():
+        (tmp_path / "set" / name).symlink_to(tmp_path / target)
+    (tmp_path / "store/more/back").symlink_to(tmp_path / "store/more")
+    (tmp_path / "set/a/copy").symlink_to(tmp_path / "store/x")  # the same folder twice
+    (tmp_path / "set/b/p").mkdir()
+    save(tmp_path / "set/b/p/own.png")
+    (tmp_path / "set/b/a_link").symlink_to(tmp_path / "set/b/p")  # by its own path rather than by the link
+    dataset = open_dataset(str(tmp_path / "set"))
+    keys = dataset.split("all").keys
+    assert keys == [
+        *(f"a/{i}.png" for i in range(3)),
+        *(f"a/copy/{i}.png" for i in range(3)),
+        *(f"a/more/deep/{i}.png" for i in range(3)),
+        *(f"b/{i}.png" for i in range(3)),
+        "b/p/own.png",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_regular_file_is_an_image_that_cannot_be_read(tmp_path):
+    make(tmp_path, "a", "b")
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")
+    (tmp_path / "a" / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a" / "folder.jpg").mkdir()
+    source = open_dataset(str(tmp_path)).split("all")
+    assert len(source) == 8
+    for name, reason in (("pipe", "not a regular file"), ("broken", "No such file")):
+        with pytest.raises(OSError, match=reason):
+            source[source.keys.index(f"a/{name}.jpg")]
+    with pytest.raises(ValueError, match="2 of 8 images cannot be read"):
+        load_images(source, Preprocessing(8), budget_bytes=1 << 20)
+
+
+def test_sizes_are_those_of_the_files(image_folder):
+    source = open_dataset(str(image_folder)).train
+    assert source.sizes.tolist() == [(image_folder / key).stat().st_size for key in source.keys]
 
 
 def test_test_serves_as_val_where_there_is_none(tmp_path):
@@ -116,7 +261,7 @@ def test_class_names_in_any_script(tmp_path):
 )
 def test_folders_that_are_no_data_set(tmp_path, folders, message):
     with pytest.raises(ValueError, match=message) as caught:
-        open_dataset(str(make(tmp_path, *folders)))
+        open_dataset(str(make(tmp_path, *folders))).split("train")
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
@@ -144,13 +289,13 @@ def test_group_by_must_match_every_image(tmp_path):
     make(tmp_path, "a", "b")
     save(tmp_path / "b" / "odd.png")
     with pytest.raises(ValueError, match=r"nothing in 'odd\.png'"):
-        open_dataset(str(tmp_path), group_by=r"^(\d)")
+        open_dataset(str(tmp_path), group_by=r"^(\d)").split("train")
 
 
 def test_group_by_where_nothing_is_divided(tmp_path):
     make(tmp_path, "train/a", "train/b", "val/a", "val/b")
     with pytest.raises(ValueError, match="already divided into train and val"):
-        open_dataset(str(tmp_path), group_by="(.)")
+        open_dataset(str(tmp_path), group_by="(.)").split("val")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

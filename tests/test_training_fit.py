@@ -294,7 +294,7 @@ BAD_CONFIGS = {
     "batch_size=6: expected a multiple of 4 (4 devices)": {"batch_size": 6, "devices": 4},
     "devices=64": {"devices": 64},
     "no run here": {"resume": True},
-    "group-by": {"group_by": "("},
+    "group_by": {"group_by": "("},
 }
 
 

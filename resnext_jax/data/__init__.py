@@ -1,6 +1,7 @@
 """From a folder of images, a TFDS data set or the demo set to batches. Nothing heavy is imported here."""
 
-from resnext_jax.data.config import DataConfig, read_images
+from resnext_jax.data.config import DataConfig, open_dataset, read_images
+from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.loading import Images, load_images
 from resnext_jax.data.pipeline import (
     Batch,
@@ -13,9 +14,8 @@ from resnext_jax.data.pipeline import (
 )
 from resnext_jax.data.prepare import prepare_tfds
 from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnext_jax.data.sources import Dataset, Record, Source
-from resnext_jax.data.spec import open_dataset
-from resnext_jax.data.split import limit
+from resnext_jax.data.sources import Record, Source
+from resnext_jax.data.split import Split, limit
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -27,6 +27,7 @@ __all__ = [
     "Preprocessing",
     "Record",
     "Source",
+    "Split",
     "WaitTimer",
     "check_batch",
     "eval_batches",

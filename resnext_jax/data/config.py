@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from resnext_jax.console import Console
+from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.loading import Images, load_images
 from resnext_jax.data.preprocessing import Preprocessing
-from resnext_jax.data.sources import Dataset, Source
-from resnext_jax.data.spec import open_dataset
-from resnext_jax.data.split import limit
+from resnext_jax.data.sources import Source
+from resnext_jax.data.spec import open_source
+from resnext_jax.data.split import Split
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, NotWith, Range, shown
 
@@ -49,22 +50,40 @@ class DataConfig(Config):
         if self.fold and not (0 <= self.fold[0] < self.fold[1] and self.fold[1] > 1):
             raise BadInput(f"{shown(self, 'fold')}: expected a part, from 0, and how many there are, from 2")
 
-    def open(self) -> Dataset:
-        """The data set, split as it is asked to be."""
-        return open_dataset(
-            self.data,
-            data_dir=self.data_dir,
-            val_fraction=self.val_fraction,
-            split_seed=self.split_seed,
+    @property
+    def rule(self) -> Split:
+        """How data that come undivided are divided, and how many images of a split are used."""
+        return Split(
+            fraction=self.val_fraction,
+            seed=self.split_seed,
             group_by=self.group_by,
             fold=self.fold,
+            train_limit=self.train_limit,
+            val_limit=self.val_limit,
         )
 
-    def choose(self, dataset: Dataset, name: str) -> Source:
-        """A split by name, reduced to what the run takes of it."""
-        source = dataset.split(name)
-        count = {"train": self.train_limit, "val": self.val_limit}.get(name)
-        return source if count is None else limit(source, count, seed=self.split_seed)
+    def open(self) -> Dataset:
+        """The data set; see `open_dataset`."""
+        return open_source(self.data, self.rule, self.data_dir)
+
+
+def open_dataset(data: str, **options: Any) -> Dataset:
+    """Open a data set. It is divided only when a split is asked for.
+
+    Args:
+        data: `demo`, a folder of images, or `tfds:NAME[/CONFIG]`.
+        options: other fields of `DataConfig`, such as `data_dir`, `val_fraction` or `group_by`.
+
+    Raises:
+        FileNotFoundError: there is no such data set.
+        BadInput: it holds no usable data set.
+
+    Example:
+        >>> dataset = open_dataset("demo")
+        >>> dataset.classes, len(dataset.split("val"))
+        (('blisters', 'ring', 'scales'), 150)
+    """
+    return DataConfig(data=data, **options).open()
 
 
 def read_images(

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnext_jax.data.sources import Dataset, Record
+from resnext_jax.data.dataset import Dataset
+from resnext_jax.data.sources import Record
+from resnext_jax.data.split import Split
 
 CLASSES = ("blisters", "ring", "scales")
 IMAGE_SIZE = 96
@@ -28,11 +30,14 @@ class DemoSource:
     """
 
     classes = CLASSES
+    groups = None
 
     def __init__(self, name: str, start: int, length: int):
         self.start = start
         self.labels = np.arange(start, start + length, dtype=np.int32) % len(CLASSES)
         self.keys: Sequence[str] = [f"{name}/{CLASSES[label]}/{i:04d}" for i, label in enumerate(self.labels)]
+        self.names = self.keys
+        self.sizes = np.zeros(length, np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,14 +47,14 @@ class DemoSource:
         return {"image": draw(label, seed=self.start + index), "label": label, "key": self.keys[index]}
 
 
-def open_demo() -> Dataset:
+def open_demo(rule: Split) -> Dataset:
     """The demo set: 600 images to train on, 150 to validate on, 150 to test on."""
     starts = np.cumsum([0, *SPLIT_SIZES.values()]).tolist()
     splits = {
         name: DemoSource(name, start, length)
         for (name, length), start in zip(SPLIT_SIZES.items(), starts, strict=False)
     }
-    return Dataset("demo", CLASSES, **splits)
+    return Dataset("demo", CLASSES, splits, rule)
 
 
 def draw(label: int, seed: int, size: int = IMAGE_SIZE) -> np.ndarray:

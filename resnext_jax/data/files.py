@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_jax.data.folder import SUFFIXES, images_below
+from resnext_jax.data.folder import read_file
 from resnext_jax.data.sources import Record
+from resnext_jax.data.walk import Folder
 
 
 class ImageFiles:
@@ -29,15 +30,15 @@ class ImageFiles:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
-        return {"image": Path(self.keys[index]).read_bytes(), "label": 0, "key": self.keys[index]}
+        return {"image": read_file(Path(self.keys[index])), "label": 0, "key": self.keys[index]}
 
 
 def _expand(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    if path.is_dir():
+        files = [path / name for name, _ in Folder(path).images]
+        if not files:
+            raise FileNotFoundError(f"{path}: no image in this folder; expected files that Pillow reads")
+        return files
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    files = [path / name for name in images_below(path)]
-    if not files:
-        raise FileNotFoundError(f"{path}: no image in this folder; expected {', '.join(sorted(SUFFIXES))}")
-    return files
+    return [path]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import io
+import logging
+import threading
+from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from resnext_jax.errors import BadInput
 
-# What Pillow may open: none of its rarely used parsers. JPEG includes the multi-picture files of phones.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+try:
+    import simplejpeg
+except ImportError:  # no wheel for this platform: Pillow decodes, with the same pixels
+    simplejpeg = None
+
+logger = logging.getLogger(__name__)
+
+_dark_noted = threading.Event()  # the first image of 12 bits in 16 was told of
+
+# Formats of Pillow that are not opened: EPS starts Ghostscript, the rest only recognises files for others.
+_LEFT_OUT = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 
 # EXIF orientation: how to turn what is stored into what was seen.
 _UPRIGHT = {
@@ -24,50 +36,111 @@ _UPRIGHT = {
 }
 
 
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Lower-case endings of the files that are read as images: all that the installed Pillow reads.
+
+    HEIC and HEIF are among them if pillow-heif is installed.
+    """
+    formats = _formats()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
+
+
 def decode(image: bytes | np.ndarray, key: str) -> np.ndarray:
     """Decode an image to upright RGB.
 
-    Greyscale, palette, CMYK and 16-bit images are converted; transparency is dropped, as torchvision does;
-    EXIF orientation is applied, which torchvision does not.
+    Greyscale, palette and CMYK images are converted; 16-bit values are divided by 256; of several frames the
+    first is taken; transparency is dropped, as torchvision does; EXIF orientation is applied, which
+    torchvision does not.
 
     Args:
-        image: the bytes of a JPEG, PNG, WebP or BMP file; or uint8 [h, w, 3], passed through, or [h, w, 1].
+        image: the bytes of a file of any kind that Pillow reads; or uint8 [h, w, 3], passed through, or
+            [h, w, 1].
         key: names the image in errors.
 
     Returns:
         uint8 [h, w, 3].
 
     Raises:
-        ValueError: the bytes are no such image, damaged, truncated, or more pixels than Pillow accepts.
+        BadInput: the bytes are no such image, damaged, truncated, more pixels than Pillow accepts, or of
+            values that have no 8-bit form.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
             raise BadInput(f"{key}: expected uint8 [h, w, 3], got {image.dtype} {list(image.shape)}")
         return np.broadcast_to(image, (*image.shape[:2], 3))
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-            orientation = opened.getexif().get(ExifTags.Base.Orientation)
-            picture = _to_rgb(opened)
+        with Image.open(io.BytesIO(image), formats=_formats()) as opened:
+            pixels = _decode_jpeg(image, opened)
+            if pixels is None:
+                pixels = np.asarray(_to_rgb(opened, key))
+            # Only now: some formats turn the image upright as they load it.
+            turn = _UPRIGHT.get(opened.getexif().get(ExifTags.Base.Orientation))
     except Exception as error:  # Pillow's parsers raise anything on damaged bytes: struct.error, KeyError...
         raise BadInput(f"{key}: {_reason(error, image)}") from error
-    if orientation in _UPRIGHT:
-        picture = picture.transpose(_UPRIGHT[orientation])
-    return np.asarray(picture)
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit greyscale: convert() would clip everything above 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+@cache
+def _formats() -> tuple[str, ...]:
+    """Formats that may be opened, the usual ones first."""
+    try:
+        import pillow_heif
+    except ImportError:
+        pass
+    else:
+        pillow_heif.register_heif_opener()
+    suffixed = set(Image.registered_extensions().values())
+    usual = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+    others = sorted((suffixed & set(Image.OPEN)) - _LEFT_OUT - set(usual))
+    return (*usual, *others)
+
+
+def _decode_jpeg(data: bytes, opened: Image.Image) -> np.ndarray | None:
+    """The pixels by libjpeg-turbo's own interface, faster and equal to Pillow's; None if Pillow must do it.
+
+    Pillow has the last word on damaged files, CMYK and odd subsampling.
+    """
+    if simplejpeg is None or opened.format not in ("JPEG", "MPO") or opened.mode not in ("RGB", "L"):
+        return None
+    try:
+        return simplejpeg.decode_jpeg(data)
+    except ValueError:
+        return None
+
+
+def _to_rgb(image: Image.Image, key: str) -> Image.Image:
+    if image.mode.startswith("I"):  # convert() would clip everything above 255
+        deep = np.asarray(image)
+        top = int(deep.max())
+        if top > 0xFFFF or int(deep.min()) < 0:
+            raise BadInput("values of more than 16 bits; save it with 8 or 16 bits a channel")
+        if 0xFF < top < 0x1000:
+            _note_dark(key, top)
+        return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadInput("floating-point values, of no known range; save it with 8 or 16 bits a channel")
     if image.mode == "P":  # a palette with transparency converts through RGBA only without a warning
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _note_dark(key: str, top: int) -> None:
+    if not _dark_noted.is_set():
+        _dark_noted.set()
+        logger.warning(
+            "%s: 16-bit values of at most %d, such as 12-bit cameras write, come out nearly black; stretch "
+            "them to 16 bits before. Other such images are not named",
+            key,
+            top,
+        )
 
 
 def _reason(error: Exception, data: bytes) -> str:
     if not data:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a JPEG, PNG, WebP or BMP image"
+        return "not an image, or of a kind that the installed Pillow does not read"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels that are accepted"
     return str(error) or type(error).__name__

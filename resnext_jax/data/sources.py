@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
 import numpy as np
-
-from resnext_jax.errors import BadInput
-
-SPLITS = ("train", "val", "test")
 
 
 class Record(TypedDict):
@@ -22,7 +17,7 @@ class Record(TypedDict):
 
 
 class Source(Protocol):
-    """An indexable split. Records are read on demand; labels and keys are known without decoding."""
+    """Indexable images. Records are read on demand; labels, keys and sizes are known before any is read."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -36,14 +31,30 @@ class Source(Protocol):
     def keys(self) -> Sequence[str]:
         """The records' keys, length N."""
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [N], bytes of each image as it is stored; 0 if that is not known without reading it."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """Read record `index`. Raises OSError or ValueError where it cannot be read."""
+        """Read record `index`. Raises OSError or ValueError if it cannot be read."""
+
+
+class NamedSource(Source, Protocol):
+    """A source whose images have names that say how they belong together."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What a regular expression for groups is matched against, length N."""
+
+    @property
+    def groups(self) -> Sequence[str] | None:
+        """The group of each image, length N, if the data say it themselves."""
 
 
 class Subset:
-    """Some records of a source, or of several sources of the same classes one after the other."""
+    """Some records of a source, in the order of their indices."""
 
     def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
         self.source = source
@@ -58,6 +69,10 @@ class Subset:
     def keys(self) -> Sequence[str]:
         keys = self.source.keys
         return [keys[i] for i in self.indices]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self.source.sizes[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -82,43 +97,13 @@ class Concatenation:
     def keys(self) -> Sequence[str]:
         return [key for source in self.sources for key in source.keys]
 
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.concatenate([source.sizes for source in self.sources])
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
         which = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[which][index - int(self._ends[which]) + len(self.sources[which])]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set opened: its classes and its splits. A split that it lacks is None.
-
-    Args:
-        name: what the user called it, for messages.
-        classes: class names, in the order of the labels.
-        train: training images.
-        val: validation images.
-        test: test images; may be the very source that `val` is, where the data set validates on its test
-            split.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Source | None = None
-    val: Source | None = None
-    test: Source | None = None
-
-    def split(self, name: str) -> Source:
-        """One split by name, or every image of the data set as `all`.
-
-        Raises:
-            ValueError: the data set has no such split.
-        """
-        present = {split: source for split in SPLITS if (source := getattr(self, split)) is not None}
-        if name == "all":
-            distinct = list({id(source): source for source in present.values()}.values())
-            return distinct[0] if len(distinct) == 1 else Concatenation(distinct)
-        if name not in present:
-            raise BadInput(f"{self.name} has no {name} split: expected one of {', '.join(present)} or all")
-        return present[name]

@@ -13,80 +13,93 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from resnext_jax.data.sources import Dataset, Source, Subset
+from resnext_jax.data.sources import NamedSource, Source, Subset
 from resnext_jax.errors import BadInput
 
 # What data sets call their splits.
-SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_OF_NAME = {"train": "train", "training": "train"}
+SPLIT_OF_NAME |= {"val": "val", "valid": "val", "validation": "val", "dev": "val"}
+SPLIT_OF_NAME |= {"test": "test", "testing": "test"}
+
+# What they add to it: train_set, TestData, val-images.
+_ADDED = re.compile(r"(set|data|images?|imgs?|folder|split)$")
 
 
-class NamedSource(Source, Protocol):
-    """A source whose images have names that say how they belong together."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """What `group_by` is matched against, length N."""
-
-
-def divide(
-    name: str,
-    sources: Mapping[str, NamedSource],
-    *,
-    val_fraction: float,
-    split_seed: int,
-    group_by: str | None,
-    fold: tuple[int, int] | None,
-) -> Dataset:
-    """Make a data set of the splits that there are, holding out validation images where there are none.
-
-    Where `train` stands alone, `val_fraction` of each class or a fold is held out; where `train` and `test`
-    stand without `val`, `test` serves as both.
+def split_of_name(name: str, *, whole: bool = True) -> str | None:
+    """Which split a folder, or a value of a table, is called as: `train`, `val`, `test` or none.
 
     Args:
-        name: of the data set, for messages.
-        sources: the splits that there are, by `train`, `val`, `test`.
-        val_fraction: share of each class to hold out, in (0, 1).
-        split_seed: another seed holds out other images.
-        group_by: a regular expression over the names; images whose first capture is equal stay on one side.
-        fold: (i, k): hold out part i, counted from 0, of k parts instead.
+        name: in any case, with numbers and words such as `set` or `images`.
+        whole: nothing else may stand in the name; otherwise other words may (`seg_train`).
 
-    Raises:
-        ValueError: see `hold_out`, `make_folds` and `groups_by_regex`; or a `group_by` or `fold` where
-            nothing is held out.
+    Example:
+        >>> split_of_name("Training"), split_of_name("val_images"), split_of_name("trainer")
+        ('train', 'val', None)
     """
-    first = next(iter(sources.values()))
-    if list(sources) == ["train"]:
-        groups = first.keys if group_by is None else groups_by_regex(first.names, group_by)
-        if fold is None:
-            train, val = hold_out(groups, first.labels, first.classes, fraction=val_fraction, seed=split_seed)
-        else:
-            which, count = fold
-            fold_of = make_folds(groups, first.labels, first.classes, count=count, seed=split_seed)
-            train, val = np.flatnonzero(fold_of != which), np.flatnonzero(fold_of == which)
-        return Dataset(name, first.classes, Subset(first, train), Subset(first, val))
-    check_undivided(name, sources, group_by, fold)
-    splits: dict[str, Source] = dict(sources)
-    if "test" in splits:
-        splits.setdefault("val", splits["test"])
-    return Dataset(name, first.classes, **splits)
+    words = [_ADDED.sub("", word) for word in re.findall(r"[^\W\d_]+", name.lower())]
+    words = [word for word in words if word]
+    found = {SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME}
+    if len(found) != 1 or (whole and len(words) != 1):
+        return None
+    return found.pop()
 
 
-def check_undivided(
-    name: str, splits: Iterable[str], group_by: str | None, fold: tuple[int, int] | None
-) -> None:
-    """Refuse to divide what comes divided.
+@dataclass(frozen=True)
+class Split:
+    """How images that come undivided are divided, and how many of a split are used.
 
-    Raises:
-        ValueError: a `group_by` or a `fold`.
+    Args:
+        fraction: share of each class to hold out for validation, in (0, 1).
+        seed: another seed holds out other images.
+        group_by: a regular expression over the images' names; images whose first capture is equal stay on
+            one side.
+        fold: (i, k): cross-validation: instead of a fraction hold out part i, counted from 0, of k.
+        train_limit: use about this many training images only, all classes in proportion.
+        val_limit: use about this many validation images only.
     """
-    for option, value in (("group-by", group_by), ("fold", fold)):
-        if value is not None:
-            raise BadInput(f"{option} divides nothing: {name} is already divided into {' and '.join(splits)}")
+
+    fraction: float = 0.2
+    seed: int = 0
+    group_by: str | None = None
+    fold: tuple[int, int] | None = None
+    train_limit: int | None = None
+    val_limit: int | None = None
+
+    def divide(self, source: NamedSource) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the training and of the validation images, int64, ascending.
+
+        Raises:
+            BadInput: see `hold_out`, `make_folds` and `groups_by_regex`.
+        """
+        groups = source.keys if self.group_by is None else groups_by_regex(source.names, self.group_by)
+        if self.fold is None:
+            return hold_out(groups, source.labels, source.classes, fraction=self.fraction, seed=self.seed)
+        which, count = self.fold
+        fold_of = make_folds(groups, source.labels, source.classes, count=count, seed=self.seed)
+        return np.flatnonzero(fold_of != which), np.flatnonzero(fold_of == which)
+
+    def limited(self, name: str, source: Source) -> Source:
+        """What is used of the split `name`."""
+        count = {"train": self.train_limit, "val": self.val_limit}[name]
+        return source if count is None else limit(source, count, seed=self.seed)
+
+    def check_undivided(self, name: str, splits: Iterable[str]) -> None:
+        """Refuse to divide data that come divided into `splits`.
+
+        Raises:
+            BadInput: `group_by` or `fold` is set.
+        """
+        for option in ("group_by", "fold"):
+            if (value := getattr(self, option)) is not None:
+                raise BadInput(
+                    f"{option}={value!r}: divides nothing, {name} is already divided into "
+                    f"{' and '.join(splits)}; leave it out"
+                )
 
 
 def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
@@ -102,14 +115,14 @@ def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise BadInput(f"group-by {pattern!r} is not a regular expression: {error}") from None
+        raise BadInput(f"group_by={pattern!r}: not a regular expression: {error}") from None
     if not regex.groups:
-        raise BadInput(f"group-by {pattern!r} captures nothing: put what names the group in ( )")
+        raise BadInput(f"group_by={pattern!r}: captures nothing; put what names the group in ( )")
     groups = []
     for name in names:
         match = regex.search(name)
         if match is None or not match[1]:
-            raise BadInput(f"group-by {pattern!r} captures nothing in {name!r}: it must match every image")
+            raise BadInput(f"group_by={pattern!r}: captures nothing in {name!r}; it must match every image")
         groups.append(match[1])
     return groups
 
@@ -133,7 +146,7 @@ def hold_out(
         ValueError: fraction outside (0, 1), or a class that cannot be on both sides.
     """
     if not 0 < fraction < 1:
-        raise BadInput(f"val-fraction is {fraction}: expected a number between 0 and 1, both excluded")
+        raise BadInput(f"val_fraction={fraction}: expected a number between 0 and 1, both excluded")
 
     counts = _count(groups, labels, classes, at_least=2)
     totals = np.bincount(labels, minlength=len(classes)).tolist()
@@ -166,7 +179,7 @@ def hold_out(
         if held[label] == totals[label]:
             raise BadInput(
                 f"no image of class {name!r} is left to train on: its groups are shared with other classes "
-                "and all held out; use a smaller val-fraction, another split-seed or a finer group-by"
+                "and all held out; use a smaller val_fraction, another split_seed or a finer group_by"
             )
 
     is_val = np.fromiter((group in chosen for group in groups), bool, len(groups))
@@ -208,7 +221,7 @@ def make_folds(
         part, label = np.argwhere(held == 0)[0]
         raise BadInput(
             f"fold {part} of {count} has no image of class {classes[label]!r}: its groups are shared with "
-            "other classes; use fewer folds, another split-seed or a finer group-by"
+            "other classes; use fewer folds, another split_seed or a finer group_by"
         )
     return np.fromiter((part_of[group] for group in groups), np.int64, len(groups))
 
@@ -234,11 +247,12 @@ def _count(
     for index, group in enumerate(groups):
         members[group].append(index)
     counts = {group: Counter(labels[indices].tolist()) for group, indices in members.items()}
+    totals = np.bincount(labels, minlength=len(classes))
+    having = Counter(label for count in counts.values() for label in count)
     for label, name in enumerate(classes):
-        total = sum(count[label] for count in counts.values())
-        having = sum(label in count for count in counts.values())
-        if having < at_least:
-            what = f"{total} image{'s' * (total != 1)} in {having} group{'s' * (having != 1)}"
+        if having[label] < at_least:
+            total, in_groups = int(totals[label]), having[label]
+            what = f"{total} image{'s' * (total != 1)} in {in_groups} group{'s' * (in_groups != 1)}"
             raise BadInput(
                 f"class {name!r} has {what}: at least {at_least} groups (single images where nothing groups "
                 "them) are needed, so that it is among the images to train on and to validate on"

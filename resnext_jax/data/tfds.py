@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from resnext_jax.data.builders import BUILDERS, builder_class
-from resnext_jax.data.sources import Dataset, Record
-from resnext_jax.data.split import SPLIT_OF_NAME, divide
+from resnext_jax.data.dataset import Dataset
+from resnext_jax.data.sources import Record
+from resnext_jax.data.split import SPLIT_OF_NAME, Split
 from resnext_jax.errors import BadInput, MissingPackage
 
 # Features that name an example, the first that a data set has.
@@ -61,6 +62,7 @@ class TfdsSource:
         tfds = import_tfds()
         features = builder.info.features
         self.split = split
+        self.groups = None
         self.classes = tuple(features[label].names or map(str, range(features[label].num_classes)))
         self._image, self._label = image, label
         self._name = next((name for name in _NAME_FEATURES if name in features), None)
@@ -95,6 +97,10 @@ class TfdsSource:
         return self._labels_and_names[1]
 
     @property
+    def sizes(self) -> np.ndarray:
+        return np.zeros(len(self), np.int64)
+
+    @property
     def keys(self) -> Sequence[str]:
         return [f"{self.split}/{name}" for name in self.names]
 
@@ -116,23 +122,13 @@ class TfdsSource:
         return str(index) if self._name is None else record[self._name].decode("utf-8", "replace")
 
 
-def open_tfds(
-    name: str,
-    *,
-    data_dir: Path | None,
-    val_fraction: float,
-    split_seed: int,
-    group_by: str | None,
-    fold: tuple[int, int] | None = None,
-) -> Dataset:
+def open_tfds(name: str, rule: Split, data_dir: Path | None = None) -> Dataset:
     """Open a prepared data set.
-
-    `validation` is used to validate where the data set has it, else `test`, else a part of `train`.
 
     Args:
         name: `NAME[/CONFIG][:VERSION]`.
+        rule: how it is divided, if it has a `train` split only.
         data_dir: holds `NAME[/CONFIG]/VERSION`; None: TFDS's own default.
-        val_fraction, split_seed, group_by, fold: see `resnext_jax.data.open_dataset`.
 
     Raises:
         FileNotFoundError: it is not prepared, or in another version; says how to prepare it.
@@ -166,9 +162,7 @@ def open_tfds(
             f"{directory} has no split that is used: it has {', '.join(builder.info.splits) or 'none'}, "
             f"expected some of {', '.join(SPLIT_OF_NAME)}"
         )
-    return divide(
-        str(wanted), sources, val_fraction=val_fraction, split_seed=split_seed, group_by=group_by, fold=fold
-    )
+    return Dataset(str(wanted), next(iter(sources.values())).classes, sources, rule)
 
 
 def import_tfds() -> ModuleType:

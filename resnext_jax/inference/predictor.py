@@ -156,7 +156,7 @@ class Predictor:
                 f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "
                 f"{', '.join(self.classes)}"
             )
-        source = config.choose(dataset, split)
+        source = dataset.split(split)
         options = {"positive": positive, "quiet": quiet, "batch_size": batch_size, "devices": devices}
         return self.evaluate_source(source, split, **options, **changes)
 

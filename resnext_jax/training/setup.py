@@ -66,7 +66,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
             f"data={config.data}: its classes are {', '.join(dataset.classes)}; those of the run in "
             f"{config.out} are {', '.join(spec.classes)}"
         )
-    train, val = config.choose(dataset, "train"), config.choose(dataset, "val")
+    train, val = dataset.split("train"), dataset.split("val")
     loss = Loss(
         len(spec.classes),
         config.label_smoothing,

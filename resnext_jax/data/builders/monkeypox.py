@@ -18,8 +18,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from resnext_jax.data.builders.archive_builder import ArchiveBuilder
-from resnext_jax.data.folder import SUFFIXES
-from resnext_jax.data.images import decode
+from resnext_jax.data.images import decode, image_suffixes
 from resnext_jax.errors import BadInput
 
 HOMEPAGE = "https://www.kaggle.com/datasets/nafin59/monkeypox-skin-lesion-dataset"
@@ -112,7 +111,7 @@ def list_images(archive: Path) -> list[PurePosixPath]:
     return sorted(
         path
         for path in paths
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(hidden) for part in path.parts)
+        if path.suffix.lower() in image_suffixes() and not any(part.startswith(hidden) for part in path.parts)
     )
 
 
