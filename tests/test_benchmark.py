@@ -9,7 +9,8 @@ from flax import nnx
 
 from resnext_jax import models
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
-from resnext_jax.benchmark.cases import StepCase, _torch_resnet, count_convolutions
+from resnext_jax.benchmark.cases import StepCase, count_convolutions
+from resnext_jax.benchmark.in_torch import torch_resnet
 
 TINY = models.ResNetConfig("bottleneck", (1, 1), groups=4, width_per_group=4, stem="cifar")
 
@@ -52,7 +53,7 @@ def test_torch_runs_the_same_network(name):
     config = models.get_config(name)
     abstract = nnx.eval_shape(lambda: models.ResNet(config, rngs=nnx.Rngs(0)))
     expected = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Param)))
-    assert sum(p.numel() for p in _torch_resnet(config).parameters()) == expected
+    assert sum(p.numel() for p in torch_resnet(config).parameters()) == expected
 
 
 @pytest.mark.parametrize(

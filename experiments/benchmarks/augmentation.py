@@ -13,20 +13,13 @@ from typing import Literal
 
 import jax
 import numpy as np
-import optax
 import tyro
 
-from resnext_jax import ops
-from resnext_jax.data import Preprocessing
+from resnext_jax import TrainConfig, ops
+from resnext_jax.benchmark import train_step
 from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
-from resnext_jax.devices.parallel import DataParallel
-from resnext_jax.devices.runtime import enable_compilation_cache
-from resnext_jax.inference.metrics import zero_sums
+from resnext_jax.devices import enable_compilation_cache
 from resnext_jax.models import build_model
-from resnext_jax.models.trees import split_model
-from resnext_jax.training.loss import Loss
-from resnext_jax.training.state import create_state
-from resnext_jax.training.step import make_train_step
 
 CLASSES = 10
 RECIPES = {
@@ -94,28 +87,9 @@ class Augmentation:
 
     def prepare(self, config: AugmentConfig) -> Callable[[], None]:
         """A training step, compiled and made once, on random images."""
-        parallel, optimizer = DataParallel(1), optax.sgd(0.01, momentum=0.9)
-        graphdef, params, batch_stats = split_model(build_model(self.model, num_classes=CLASSES))
-        train_step = make_train_step(
-            graphdef,
-            optimizer,
-            Preprocessing(mean=(0.5,) * 3, std=(0.3,) * 3).normalize,
-            make_augment(config),
-            Loss(CLASSES),
-            mix=make_mix(config.mixup, config.cutmix),
-        )
-        rng, shape = np.random.default_rng(0), (1, self.batch_size)
-        images = rng.integers(0, 256, (*shape, self.image_size, self.image_size, 3), dtype=np.uint8)
-        labels = rng.integers(0, CLASSES, shape).astype(np.int32)
-        batch = parallel.split({"image": images, "label": labels, "mask": np.ones(shape, bool)})
-        state = parallel.replicate(create_state(params, batch_stats, optimizer, seed=0))
-        sums = parallel.replicate(zero_sums(CLASSES))
-        compiled = parallel.compile_train_step(train_step, state, sums, batch)
-
-        def step() -> None:
-            nonlocal state, sums
-            state, sums = jax.block_until_ready(compiled(state, sums, batch))
-
+        model = build_model(self.model, num_classes=CLASSES)
+        run = TrainConfig(lr=0.01, **config.to_dict())
+        step, _ = train_step(model, self.batch_size, self.image_size, run)
         step()
         return step
 

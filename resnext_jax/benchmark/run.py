@@ -18,14 +18,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from resnext_jax import models, ops
-from resnext_jax.benchmark.cases import (
-    LayerCase,
-    StepCase,
-    check_torch,
-    count_convolutions,
-    prepare_jax,
-    prepare_torch,
-)
+from resnext_jax.benchmark.cases import LayerCase, StepCase, count_convolutions
+from resnext_jax.benchmark.in_jax import prepare_jax
+from resnext_jax.benchmark.in_torch import check_torch, prepare_torch
 from resnext_jax.errors import BadInput
 
 Implementation = Literal["ours", "flax", "torch"]

@@ -13,7 +13,7 @@ from resnext_jax.data.pipeline import (
     train_batches,
 )
 from resnext_jax.data.prepare import prepare_tfds
-from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocessing
 from resnext_jax.data.sources import Record, Source
 from resnext_jax.data.split import Split, limit
 
@@ -24,6 +24,7 @@ __all__ = [
     "DataConfig",
     "Dataset",
     "Images",
+    "Normalize",
     "Preprocessing",
     "Record",
     "Source",

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnext_jax.console import Console
-from resnext_jax.data import Images, Preprocessing, check_batch, read_images, steps_per_epoch
+from resnext_jax.data import Images, Normalize, Preprocessing, check_batch, read_images, steps_per_epoch
 from resnext_jax.data.augment import Augment, make_augment, make_mix
 from resnext_jax.devices import AXIS, DataParallel
 from resnext_jax.errors import BadInput
-from resnext_jax.models import freeze_norms, get_config, split_model, trainable_mask
+from resnext_jax.models import ResNet, freeze_norms, get_config, split_model, trainable_mask
 from resnext_jax.runs import ModelSpec, read_spec
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.loss import Loss, class_weights
@@ -90,23 +90,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     )
     model.eval()
     eval_graphdef = nnx.graphdef(model)
-    model.train()
-    freeze_norms(model, config.freeze)
-    graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config, steps)
-    augment = make_augment(config)
-    train_step = make_train_step(
-        graphdef,
-        optimizer,
-        spec.preprocessing.normalize,
-        augment,
-        loss,
-        mix=make_mix(config.mixup, config.cutmix),
-        frozen=config.freeze,
-        accumulate=config.accumulate,
-        ema_decay=config.ema_decay,
-    )
-    state = create_state(params, batch_stats, optimizer, config.seed, ema=config.ema_decay is not None)
+    train_step, state = prepare_step(config, model, spec.preprocessing.normalize, loss, steps)
     return Setup(
         config=config,
         spec=spec,
@@ -115,9 +99,39 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         steps_per_epoch=steps,
         eval_graphdef=eval_graphdef,
         state=parallel.replicate(state),
-        augment=augment,
+        augment=make_augment(config),
         train_step=train_step,
     )
+
+
+def prepare_step(
+    config: TrainConfig, model: ResNet, normalize: Normalize, loss: Loss, steps_per_epoch: int
+) -> tuple[TrainStep, TrainState]:
+    """The step that a configuration asks for, and the state before the first one.
+
+    Args:
+        config: the run.
+        model: the network in its initial state; the call puts it into training form.
+        normalize: uint8 images to floats.
+        loss: of each example.
+        steps_per_epoch: for the schedule of the learning rate.
+    """
+    model.train()
+    freeze_norms(model, config.freeze)
+    graphdef, params, batch_stats = split_model(model)
+    optimizer = make_optimizer(config, steps_per_epoch)
+    step = make_train_step(
+        graphdef,
+        optimizer,
+        normalize,
+        make_augment(config),
+        loss,
+        mix=make_mix(config.mixup, config.cutmix),
+        frozen=config.freeze,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
+    return step, create_state(params, batch_stats, optimizer, config.seed, ema=config.ema_decay is not None)
 
 
 def _check_shares(config: TrainConfig, devices: int) -> None:

@@ -1,0 +1,103 @@
+"""The cases in PyTorch, channels last."""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from resnext_jax.benchmark.cases import LayerCase, StepCase
+from resnext_jax.errors import BadInput, MissingPackage
+from resnext_jax.models import ResNetConfig
+
+# torch is imported where it is used: our own process must not load it.
+
+
+def check_torch(config: ResNetConfig) -> None:
+    """Make sure that torch is there and can run the variant.
+
+    Raises:
+        MissingPackage: torch is not installed.
+        BadInput: the variant is not one of torchvision's bottleneck networks.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingPackage("against torch: PyTorch is not installed: pip install 'resnext-jax[torch]'")
+
+    if config.block != "bottleneck" or config.stride_1x1 or config.conv_bias:
+        raise BadInput(
+            f"against torch: only torchvision's bottleneck variants have a counterpart, not {config}"
+        )
+
+
+def prepare_torch(case: StepCase | LayerCase) -> tuple[Callable[[], None], float]:
+    """What runs a case once in torch, channels last; it is not compiled."""
+    import torch
+
+    def channels_last(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape).to(memory_format=torch.channels_last)
+
+    if isinstance(case, LayerCase):
+        (n, height, width, inputs), (kh, kw, _, outputs) = case.input_shape, case.kernel_shape
+        pads = [low for low, _ in case.padding]
+        conv = torch.nn.Conv2d(inputs, outputs, (kh, kw), case.strides, pads, groups=case.groups, bias=False)
+        conv = conv.to(memory_format=torch.channels_last)
+        x = channels_last(n, inputs, height, width).requires_grad_(case.train)
+        g = torch.randn_like(conv(x))
+
+        def run() -> None:
+            with torch.set_grad_enabled(case.train):
+                y = conv(x)
+                if case.train:
+                    torch.autograd.grad(y, (x, conv.weight), g)
+
+        return run, 0.0
+
+    model = torch_resnet(case.config).to(memory_format=torch.channels_last).train(case.train)
+    images = channels_last(case.batch_size, 3, case.image_size, case.image_size)
+    labels = torch.arange(case.batch_size)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def run() -> None:
+        if not case.train:
+            with torch.inference_mode():
+                model(images)
+            return
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return run, 0.0
+
+
+def torch_resnet(config: ResNetConfig) -> Any:
+    """The same bottleneck network in torch; torchvision's layers, without needing torchvision."""
+    from torch import nn
+
+    def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+        layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+        return [layer, nn.BatchNorm2d(outputs)]
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, width: int, outputs: int, stride: int):
+            super().__init__()
+            relu = nn.ReLU(inplace=True)
+            middle = conv(width, width, 3, stride, config.groups)
+            self.branch = nn.Sequential(
+                *conv(inputs, width, 1), relu, *middle, relu, *conv(width, outputs, 1)
+            )
+            same = stride == 1 and inputs == outputs
+            self.shortcut = nn.Identity() if same else nn.Sequential(*conv(inputs, outputs, 1, stride))
+            self.relu = relu
+
+        def forward(self, x):
+            return self.relu(self.branch(x) + self.shortcut(x))
+
+    imagenet = config.stem == "imagenet"
+    layers = [*conv(3, 64, 7 if imagenet else 3, 2 if imagenet else 1), nn.ReLU(inplace=True)]
+    layers += [nn.MaxPool2d(3, 2, 1)] if imagenet else []
+    features = 64
+    for stage in range(len(config.layers)):
+        planes = 64 * 2**stage
+        width = planes * config.width_per_group // 64 * config.groups
+        for stride in config.strides(stage):
+            layers.append(Block(features, width, 4 * planes, stride))
+            features = 4 * planes
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 1000))
