@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from resnext_jax.console import Console
+from resnext_jax.data.cells import TABLE_SUFFIXES
 from resnext_jax.data.dataset import Dataset
+from resnext_jax.data.demo import open_demo
+from resnext_jax.data.folder import open_folder
 from resnext_jax.data.loading import Images, load_images
 from resnext_jax.data.preprocessing import Preprocessing
 from resnext_jax.data.sources import Source
-from resnext_jax.data.spec import open_source
 from resnext_jax.data.split import Split
+from resnext_jax.data.table import Columns, open_table
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, NotWith, Range, shown
 
@@ -20,10 +23,22 @@ class DataConfig(Config):
     """Which images to use, and how they are divided and read."""
 
     data: str = "demo"
-    """`demo`, a folder of images (class folders, or train/ val/ [test/] holding class folders), or
-    `tfds:NAME[/CONFIG]`."""
+    """`demo`; a folder of images (class folders, or train/ val/ [test/] holding class folders); a table of
+    images and labels (.csv, .tsv, .parquet); or `tfds:NAME[/CONFIG]`."""
     data_dir: Annotated[Path | None, Free()] = None
     """Where prepared TFDS data sets lie (TFDS's own default otherwise)."""
+    image_column: str | None = None
+    """Column of a table that names the images: paths or ids, with or without their suffix (default: guessed
+    from its name, and logged; so are the next three)."""
+    label_column: str | None = None
+    """Column of a table that has the classes."""
+    split_column: str | None = None
+    """Column of a table that says train, val or test."""
+    group_column: Annotated[str | None, NotWith("group_by")] = None
+    """Column of a table that says what belongs together, such as the patient: a group stays on one side of
+    the split. An empty name: there are no groups."""
+    image_dir: Annotated[Path | None, Free()] = None
+    """Folder of a table's images (default: the table's own; they may lie further down)."""
     val_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
     """Share of the images that validate, if the data come without a validation split."""
     split_seed: Annotated[int, Range(least=0)] = 0
@@ -64,14 +79,32 @@ class DataConfig(Config):
 
     def open(self) -> Dataset:
         """The data set; see `open_dataset`."""
-        return open_source(self.data, self.rule, self.data_dir)
+        path = Path(self.data).expanduser()
+        is_table = path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
+        for name in ("image_column", "label_column", "split_column", "group_column", "image_dir"):
+            if getattr(self, name) is not None and not is_table:
+                raise BadInput(
+                    f"{shown(self, name)} with {shown(self, 'data')}: it goes with a table, FILE.csv"
+                )
+        if not self.data:
+            raise BadInput("data='': expected `demo`, a folder, a table, or tfds:NAME")
+        if self.data == "demo":
+            return open_demo(self.rule)
+        if self.data.startswith("tfds:"):
+            from resnext_jax.data.tfds import open_tfds
+
+            return open_tfds(self.data.removeprefix("tfds:"), self.rule, self.data_dir)
+        if is_table:
+            columns = Columns(self.image_column, self.label_column, self.split_column, self.group_column)
+            return open_table(path, self.rule, columns, self.image_dir and self.image_dir.expanduser())
+        return open_folder(path, self.rule)
 
 
 def open_dataset(data: str, **options: Any) -> Dataset:
     """Open a data set. It is divided only when a split is asked for.
 
     Args:
-        data: `demo`, a folder of images, or `tfds:NAME[/CONFIG]`.
+        data: `demo`, a folder of images, a table, or `tfds:NAME[/CONFIG]`.
         options: other fields of `DataConfig`, such as `data_dir`, `val_fraction` or `group_by`.
 
     Raises:

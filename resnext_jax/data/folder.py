@@ -182,13 +182,13 @@ def _classes(folder: Folder) -> dict[str, Folder]:
     contents = {tuple(below.name for below in sub.subfolders) for sub in found.values()}
     if len(found) > 1 and len(contents) == 1 and len(same := contents.pop()) > 1:
         raise BadInput(
-            f"{folder.path}: its folders {_listed(found)} all hold the same folders, {_listed(same)}, so "
+            f"{folder.path}: its folders {listed(found)} all hold the same folders, {listed(same)}, so "
             "they look like splits rather than classes; call them train, val and test, or list the images "
             "and their labels in a table"
         )
     if empty := [name for name, sub in found.items() if not sub.images]:
         raise BadInput(
-            f"no image in {folder.path} for {_listed(empty)}: expected JPEG, PNG, TIFF or other files that "
+            f"no image in {folder.path} for {listed(empty)}: expected JPEG, PNG, TIFF or other files that "
             "Pillow reads"
         )
     if folder.files:
@@ -209,10 +209,10 @@ def _common_classes(root: Path, layout: Layout) -> tuple[str, ...]:
         if folders.keys() - names:
             raise BadInput(
                 f"{root}: the classes of its train and {split} images differ: only one of them has "
-                f"{_listed(sorted(folders.keys() ^ names))}"
+                f"{listed(sorted(folders.keys() ^ names))}"
             )
         if missing := sorted(names - folders.keys()):
-            logger.warning("%s: there are no %s images of %s", root, split, _listed(missing))
+            logger.warning("%s: there are no %s images of %s", root, split, listed(missing))
     return tuple(sorted(names))
 
 
@@ -243,21 +243,20 @@ def _tell_unlabelled(folder: Folder) -> None:
 def _tell_unused(folder: Folder, used: set[str]) -> None:
     unused = [sub.name for sub in folder.subfolders if sub.name not in used and sub.images]
     if unused:
-        logger.warning("%s: %s: neither train, val nor test by name, left out", folder.path, _listed(unused))
+        logger.warning("%s: %s: neither train, val nor test by name, left out", folder.path, listed(unused))
 
 
 def _tell_left_out(root: Path, folders: Iterable[Folder]) -> None:
     """Count in one line, by suffix, the files that are no images."""
     counts = sum((each.others for folder in folders for each in folder.walk()), Counter())
     if counts:
-        listed = _listed(
-            [f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common()]
-        )
+        found = listed([f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common()])
         hint = " (pip install pillow-heif reads .heic)" if {".heic", ".heif"} & counts.keys() else ""
-        logger.info("%s: left out as no images: %s%s", root, listed, hint)
+        logger.info("%s: left out as no images: %s%s", root, found, hint)
 
 
-def _listed(names: Iterable[str], most: int = 8) -> str:
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names for a message, only the first of many."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -57,7 +57,7 @@ class Split:
         fraction: share of each class to hold out for validation, in (0, 1).
         seed: another seed holds out other images.
         group_by: a regular expression over the images' names; images whose first capture is equal stay on
-            one side.
+            one side. None: the groups that the data have themselves, if any.
         fold: (i, k): cross-validation: instead of a fraction hold out part i, counted from 0, of k.
         train_limit: use about this many training images only, all classes in proportion.
         val_limit: use about this many validation images only.
@@ -76,7 +76,10 @@ class Split:
         Raises:
             BadInput: see `hold_out`, `make_folds` and `groups_by_regex`.
         """
-        groups = source.keys if self.group_by is None else groups_by_regex(source.names, self.group_by)
+        if self.group_by is not None:
+            groups = groups_by_regex(source.names, self.group_by)
+        else:
+            groups = source.keys if source.groups is None else source.groups
         if self.fold is None:
             return hold_out(groups, source.labels, source.classes, fraction=self.fraction, seed=self.seed)
         which, count = self.fold

@@ -136,7 +136,7 @@ def open_tfds(name: str, rule: Split, data_dir: Path | None = None) -> Dataset:
     """
     wanted = TfdsName.parse(name)
     tfds = import_tfds()
-    directory = _find(wanted, data_dir or Path(tfds.core.constants.DATA_DIR).expanduser())
+    directory = _find(wanted, (data_dir or Path(tfds.core.constants.DATA_DIR)).expanduser())
     try:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # JSON, protobuf and TFDS errors of all kinds
