@@ -3,7 +3,7 @@
 from resnext_jax.inference.classification import classification_report, confusion_matrix
 from resnext_jax.inference.converted import convert_to_run
 from resnext_jax.inference.evaluator import Evaluator
-from resnext_jax.inference.export import export_model
+from resnext_jax.inference.export import check_format, export_model
 from resnext_jax.inference.fold import fold_batch_norm
 from resnext_jax.inference.metrics import Sums, mean_metrics, means, metric_sums, zero_sums
 from resnext_jax.inference.predictor import Predictions, Predictor, load_run
@@ -14,6 +14,7 @@ __all__ = [
     "Predictions",
     "Predictor",
     "Sums",
+    "check_format",
     "classification_report",
     "confusion_matrix",
     "convert_to_run",

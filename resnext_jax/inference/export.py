@@ -17,6 +17,7 @@ from resnext_jax.models import ResNet, parameter_count
 from resnext_jax.runs import ModelSpec
 from resnext_jax.storage import write_whole
 
+FORMATS = (".jaxexport", ".onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
 MOST_BYTES = 2**31 - 2**20  # of parameters: both formats address 2 GiB, the program itself included
 
@@ -45,13 +46,22 @@ def export_model(model: ResNet, spec: ModelSpec, file: Path) -> list[Path]:
         BadInput: another ending, or more parameters than the formats hold.
         MissingPackage: flatbuffers or onnx is not installed.
     """
-    writers = {".jaxexport": _write_jax, ".onnx": _write_onnx}
-    if file.suffix.lower() not in writers:
-        raise BadInput(f"{file}: expected an ending of {', '.join(writers)}")
+    check_format(file)
     if 4 * parameter_count(model) > MOST_BYTES:
         raise BadInput(f"{file}: {parameter_count(model):,} parameters are more than one file of 2 GiB holds")
     file.parent.mkdir(parents=True, exist_ok=True)
-    return writers[file.suffix.lower()](fold_batch_norm(model), spec, file)
+    write = _write_onnx if file.suffix.lower() == ".onnx" else _write_jax
+    return write(fold_batch_norm(model), spec, file)
+
+
+def check_format(file: Path) -> None:
+    """Check, before any work, that a model can be exported under this name.
+
+    Raises:
+        BadInput: an ending that is no format.
+    """
+    if file.suffix.lower() not in FORMATS:
+        raise BadInput(f"{file}: expected an ending of {', '.join(FORMATS)}")
 
 
 def describe(spec: ModelSpec) -> dict[str, Any]:

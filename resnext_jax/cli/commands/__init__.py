@@ -7,6 +7,7 @@ from resnext_jax.cli.commands.bench import Bench
 from resnext_jax.cli.commands.convert import Convert
 from resnext_jax.cli.commands.data import Data
 from resnext_jax.cli.commands.evaluate import Evaluate
+from resnext_jax.cli.commands.export import Export
 from resnext_jax.cli.commands.models import Models, Summary
 from resnext_jax.cli.commands.predict import Predict
 from resnext_jax.cli.commands.train import Train, train
@@ -15,6 +16,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "export": Export,
     "convert": Convert,
     "summary": Summary,
     "bench": Bench,
