@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from resnext_jax.training.config import TrainConfig, saved_config
 from resnext_jax.training.decisions import lr_scale, stops_early
 from resnext_jax.training.optimizer import make_schedule
 from resnext_jax.training.progress import Progress, Writer
-from resnext_jax.training.setup import prepare
+from resnext_jax.training.setup import Setup, prepare
 from resnext_jax.training.stopping import Interrupted, StopRequest
 from resnext_jax.training.trainer import Trainer
 
@@ -70,192 +70,168 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         join_processes()
     enable_compilation_cache()
     parallel = DataParallel(config.devices)
+    primary = jax.process_index() == 0
+    console = Console(quiet or not primary)
     if config.resume:
         _check_resumable(config)
-    elif jax.process_index() == 0:
+    elif primary:
         runs.check_free(config.out, overwrite=config.overwrite)
-    with StopRequest() as stop:
-        loop = _Loop(config, parallel, Console(quiet or jax.process_index() > 0), writers, stop)
-        return loop.run()
+
+    setup = prepare(config, parallel, console)
+    trainer = Trainer(setup, parallel)
+    evaluate = Evaluator(setup.eval_graphdef, setup.spec.preprocessing.normalize, parallel)
+    if config.resume:
+        with runs.Checkpoints(config.out) as checkpoints:
+            trainer.restore(checkpoints)
+    if primary:
+        _begin_directory(setup)
+    _announce(setup, trainer, parallel, console)
+
+    started = time.perf_counter()
+    if not _finished(trainer):
+        trainer.start()
+        console.line(f"compiled the training step in {trainer.compile_seconds:.1f} s")
+    with runs.Checkpoints(config.out, write=True) as checkpoints, StopRequest() as stop:
+        saved = time.monotonic()
+        while not _finished(trainer):
+            name = f"epoch {len(trainer.history) + 1}/{config.epochs}"
+            with console.task(name, setup.steps_per_epoch) as update:
+                for done in trainer.epoch():
+                    update(done, trainer.note)
+                    due = agreed(time.monotonic() - saved > 60 * config.save_minutes, trainer.step)
+                    stopping = stop.requested(trainer.step)
+                    if trainer.in_epoch and (due or stopping):
+                        trainer.save(checkpoints)
+                        saved = time.monotonic()
+                    if trainer.in_epoch and stopping:
+                        raise _interrupted(trainer, stop.signum)
+
+            log_probabilities, row = _validate(trainer, evaluate, console)
+            trainer.end_epoch(row, lr_scale(config, [*trainer.history, row]))
+            trainer.save(checkpoints, monitored(row, config.monitor))
+            saved = time.monotonic()
+            console.line(_summary_line(row, config, best=best_row(trainer.history, config.monitor) is row))
+            if primary:
+                runs.write_history(config.out, trainer.history)
+                for write in writers:
+                    write(_progress(trainer, log_probabilities))
+            if stop.requested(trainer.step) and not _finished(trainer):
+                raise _interrupted(trainer, stop.signum)
+
+    best = best_row(trainer.history, config.monitor)
+    if len(trainer.history) < config.epochs:
+        console.line(f"stopped early: no better epoch than {best['epoch']} in {config.early_stop}")
+    summary = _summary(trainer, best, time.perf_counter() - started)
+    if primary:
+        runs.write_json(config.out / "summary.json", summary)
+    return FitResult(config.out, trainer.history, summary)
 
 
 def _check_resumable(config: TrainConfig) -> None:
     if different := config.changes(saved_config(config.out)):
         raise BadInput(
-            f"{config.out}: the run to resume has other settings ({'; '.join(different)}); leave them out, "
-            "or start a new run"
+            f"out={config.out}: the run to resume has other settings ({'; '.join(different)}); leave them "
+            "out, or start a new run"
         )
 
 
-class _Loop:
-    """The epochs of a run: training, validation, what is decided, written and saved after each."""
+def _begin_directory(setup: Setup) -> None:
+    """Write what the run is to its directory, in the place of an older run unless it is resumed."""
+    config = setup.config
+    if config.resume:
+        before = runs.read_config(config.out)
+        runs.write_config(config.out, setup.spec, config.to_dict(), resumed=before)
+    else:
+        runs.start(config.out, setup.spec, config.to_dict())
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        parallel: DataParallel,
-        console: Console,
-        writers: Sequence[Writer],
-        stop: StopRequest,
-    ):
-        self.config, self.parallel, self.console, self.stop = config, parallel, console, stop
-        self.writers = writers
-        self.primary = jax.process_index() == 0
-        self.setup = prepare(config, parallel, console)
-        self.schedule = make_schedule(config, self.setup.steps_per_epoch)
-        self.evaluate = Evaluator(self.setup.eval_graphdef, self.setup.spec.preprocessing.normalize, parallel)
-        self.trainer = Trainer(self.setup, parallel, console)
-        self.history: list[Row] = []
-        self.saved = time.monotonic()
 
-    def run(self) -> FitResult:
-        config, trainer = self.config, self.trainer
-        started = time.perf_counter()
-        if config.resume:
-            self._restore()
-        if self.primary:
-            if config.resume:
-                before = runs.read_config(config.out)
-                runs.write_config(config.out, self.setup.spec, config.to_dict(), resumed=before)
-            else:
-                runs.start(config.out, self.setup.spec, config.to_dict())
-        trainer.start()
-        self._announce()
-        with runs.Checkpoints(config.out, write=True) as self.checkpoints:
-            while trainer.epochs_done < config.epochs and not stops_early(config, self.history):
-                trainer.train_epoch(self._between_steps)
-                self._finish_epoch()
-        best = best_row(self.history, config.monitor)
-        if stops_early(config, self.history):
-            self.console.line(f"stopped early: no better epoch than {best['epoch']} in {config.early_stop}")
-        summary = self._summary(best, time.perf_counter() - started)
-        if self.primary:
-            runs.write_json(config.out / "summary.json", summary)
-        return FitResult(config.out, self.history, summary)
+def _finished(trainer: Trainer) -> bool:
+    config = trainer.setup.config
+    return len(trainer.history) >= config.epochs or stops_early(config, trainer.history)
 
-    def _announce(self) -> None:
-        setup = self.setup
-        self.console.line(
-            f"{self.config.model} on {self.config.data}: {len(setup.train_images)} training and "
-            f"{len(setup.val_images)} validation images of {len(setup.spec.classes)} classes, "
-            f"{setup.steps_per_epoch} steps an epoch, "
-            f"{self.parallel.global_count} x {self.parallel.devices[0].device_kind}"
-        )
-        if self.config.freeze:
-            self.console.line(f"trained: {setup.trained:,} of {setup.parameters:,} parameters")
-        if self.config.resume:
-            self.console.line(
-                f"resuming after {self.trainer.step} steps, in epoch {self.trainer.epochs_done + 1}"
-            )
 
-    def _restore(self) -> None:
-        """Take up the latest checkpoint."""
-        trainer = self.trainer
-        images, classes = len(self.setup.train_images), list(self.setup.spec.classes)
-        with runs.Checkpoints(self.config.out) as checkpoints:
-            trainer.step = checkpoints.step_of("latest")
-            meta = checkpoints.read_meta(trainer.step)
-            if (meta["train_images"], meta["classes"]) != (images, classes):
-                raise BadInput(
-                    f"{self.config.out}: the run had {meta['train_images']} training images of "
-                    f"{', '.join(meta['classes'])}; now there are {images} of {', '.join(classes)}"
-                )
-            model, rest = checkpoints.read_state(trainer.step, trainer.state.model, trainer.state.rest)
-            trainer.state = self.parallel.replicate(trainer.state.replaced(model, rest))
-        self.history = meta["history"]
-        trainer.sums, trainer.epoch_seconds = meta["sums"], meta["epoch_seconds"]
+def _announce(setup: Setup, trainer: Trainer, parallel: DataParallel, console: Console) -> None:
+    config = setup.config
+    console.line(
+        f"{config.model} on {config.data}: {len(setup.train_images)} training and "
+        f"{len(setup.val_images)} validation images of {len(setup.spec.classes)} classes, "
+        f"{setup.steps_per_epoch} steps an epoch, "
+        f"{parallel.global_count} x {parallel.devices[0].device_kind}"
+    )
+    if config.freeze:
+        console.line(f"trained: {setup.trained:,} of {setup.parameters:,} parameters")
+    if config.resume:
+        console.line(f"resuming after {trainer.step} steps, in epoch {len(trainer.history) + 1}")
 
-    def _save(self, metrics: dict[str, float] | None) -> None:
-        trainer = self.trainer
-        meta = self.setup.spec.to_dict() | {
-            "config": self.config.to_dict(),
-            "train_images": len(self.setup.train_images),
-            "history": self.history,
-            "sums": trainer.sums,
-            "epoch_seconds": trainer.epoch_seconds,
-        }
-        state = trainer.state
-        self.checkpoints.save(trainer.step, state.model, state.rest, meta, metrics)
-        self.saved = time.monotonic()
 
-    def _between_steps(self, settle: Callable[[], None]) -> None:
-        step = self.trainer.step
-        stopping = self.stop.requested(step)
-        due = agreed(time.monotonic() - self.saved > 60 * self.config.save_minutes, step)
-        if stopping or due:
-            settle()
-            self._save(metrics=None)
-        if stopping:
-            self._interrupt()
+def _interrupted(trainer: Trainer, signum: int) -> Interrupted:
+    config = trainer.setup.config
+    return Interrupted(
+        signum,
+        f"saved after {trainer.step} steps, in epoch {len(trainer.history) + 1} of {config.epochs}; "
+        f"go on with: resnext-jax train --resume --out {shlex.quote(str(config.out))}",
+    )
 
-    def _interrupt(self) -> None:
-        trainer = self.trainer
-        raise Interrupted(
-            self.stop.signum,
-            f"saved after {trainer.step} steps, in epoch {trainer.epochs_done + 1} of {self.config.epochs}; "
-            f"go on with: resnext-jax train --resume --out {shlex.quote(str(self.config.out))}",
-        )
 
-    def _finish_epoch(self) -> None:
-        """Validate, decide, write the history, save."""
-        config, trainer, images = self.config, self.trainer, self.setup.val_images
-        start = time.perf_counter()
-        with self.console.task("validating", -(-len(images) // config.batch_size)) as update:
-            log_probabilities = self.evaluate(trainer.state.model, images, config.batch_size, update)
-        lr = float(self.schedule(trainer.step - 1)) * lr_scale(config, self.history)
-        row: Row = {"epoch": trainer.epochs_done, "step": trainer.step, "lr": lr}
-        row |= {f"train_{name}": value for name, value in means(trainer.sums).items()}
-        row |= {f"val_{name}": v for name, v in mean_metrics(log_probabilities, images.labels).items()}
-        row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
-        speed = config.batch_size * self.setup.steps_per_epoch / trainer.epoch_seconds
-        row["images_per_second"] = round(speed, 1)
-        self.history.append(row)
-        trainer.next_epoch(lr_scale(config, self.history))
-        if self.primary:
-            self._write(log_probabilities)
-        self._save(monitored(row, config.monitor))
-        best = "  best" if best_row(self.history, config.monitor) is row else ""
-        self.console.line(
-            f"epoch {row['epoch']}/{config.epochs}  {format_metrics(row, 'train_')}  |  validation "
-            f"{format_metrics(row, 'val_')}  |  {speed:.0f} images/s  {row['seconds']:.1f} s{best}"
-        )
-        if self.stop.requested(trainer.step) and trainer.epochs_done < config.epochs:
-            self._interrupt()
+def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[np.ndarray, Row]:
+    """Predictions for the validation images, float32 [N, K], and the row of the epoch that ends."""
+    setup = trainer.setup
+    config, images = setup.config, setup.val_images
+    start = time.perf_counter()
+    with console.task("validating", -(-len(images) // config.batch_size)) as update:
+        log_probabilities = evaluate(trainer.state.model, images, config.batch_size, update)
+    lr = make_schedule(config, setup.steps_per_epoch)(trainer.step - 1)
+    row: Row = {"epoch": len(trainer.history) + 1, "step": trainer.step}
+    row["lr"] = float(lr) * lr_scale(config, trainer.history)
+    row |= {f"train_{name}": value for name, value in means(trainer.sums).items()}
+    row |= {f"val_{name}": v for name, v in mean_metrics(log_probabilities, images.labels).items()}
+    row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
+    speed = config.batch_size * setup.steps_per_epoch / trainer.epoch_seconds
+    row["images_per_second"] = round(speed, 1)
+    return log_probabilities, row
 
-    def _write(self, log_probabilities: np.ndarray) -> None:
-        setup = self.setup
-        runs.write_history(self.config.out, self.history)
 
-        def samples() -> np.ndarray:
-            images = setup.train_images.gather(np.arange(min(SAMPLES, len(setup.train_images))))
-            keys = jax.random.split(jax.random.key(self.trainer.step), len(images))
-            return np.asarray(jax.jit(setup.augment)(keys, images))
+def _summary_line(row: Row, config: TrainConfig, *, best: bool) -> str:
+    return (
+        f"epoch {row['epoch']}/{config.epochs}  {format_metrics(row, 'train_')}  |  validation "
+        f"{format_metrics(row, 'val_')}  |  {row['images_per_second']:.0f} images/s  "
+        f"{row['seconds']:.1f} s{'  best' * best}"
+    )
 
-        progress = Progress(
-            self.config.out,
-            setup.spec,
-            self.config,
-            self.history,
-            setup.val_images.labels,
-            log_probabilities,
-            samples,
-        )
-        for write in self.writers:
-            write(progress)
 
-    def _summary(self, best: Row, seconds: float) -> dict[str, Any]:
-        trainer = self.trainer
-        return {
-            "best_epoch": best["epoch"],
-            "best_val_top1": best["val_top1"],
-            "best_val_loss": best["val_loss"],
-            "epochs": trainer.epochs_done,
-            "train_images": len(self.setup.train_images),
-            "val_images": len(self.setup.val_images),
-            # The rest is of the last process that worked on the run.
-            "seconds": round(seconds, 1),
-            "compile_seconds": round(trainer.compile_seconds, 1),
-            "images_per_second": max(row["images_per_second"] for row in self.history),
-            "data_wait_share": round(trainer.wait_seconds / (trainer.step_seconds or 1), 4),
-            "peak_memory_gib": round(peak_memory_gib(), 2),
-        }
+def _progress(trainer: Trainer, log_probabilities: np.ndarray) -> Progress:
+    """What writers are told of the epoch that ended."""
+    setup = trainer.setup
+
+    def samples() -> np.ndarray:
+        images = setup.train_images.gather(np.arange(min(SAMPLES, len(setup.train_images))))
+        keys = jax.random.split(jax.random.key(trainer.step), len(images))
+        return np.asarray(jax.jit(setup.augment)(keys, images))
+
+    return Progress(
+        setup.config.out,
+        setup.spec,
+        setup.config,
+        trainer.history,
+        setup.val_images.labels,
+        log_probabilities,
+        samples,
+    )
+
+
+def _summary(trainer: Trainer, best: Row, seconds: float) -> dict[str, Any]:
+    setup = trainer.setup
+    return {
+        "best_epoch": best["epoch"],
+        "best_val_top1": best["val_top1"],
+        "best_val_loss": best["val_loss"],
+        "epochs": len(trainer.history),
+        "train_images": len(setup.train_images),
+        "val_images": len(setup.val_images),
+        # The rest is of the last process that worked on the run.
+        "seconds": round(seconds, 1),
+        "compile_seconds": round(trainer.compile_seconds, 1),
+        "images_per_second": max(row["images_per_second"] for row in trainer.history),
+        "data_wait_share": round(trainer.wait_seconds / (trainer.step_seconds or 1), 4),
+        "peak_memory_gib": round(peak_memory_gib(), 2),
+    }

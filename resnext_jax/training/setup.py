@@ -33,7 +33,7 @@ class Setup:
     val_images: Images
     steps_per_epoch: int
     eval_graphdef: nnx.GraphDef
-    state: TrainState
+    state: TrainState  # initial, on one device
     augment: Augment
     train_step: TrainStep
 
@@ -98,7 +98,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         val_images=val_images,
         steps_per_epoch=steps,
         eval_graphdef=eval_graphdef,
-        state=parallel.replicate(state),
+        state=state,
         augment=make_augment(config),
         train_step=train_step,
     )

@@ -1,19 +1,22 @@
-"""The steps of an epoch: compiled, timed, and watched for numbers that are not finite."""
+"""The steps of a run: compiled, timed, watched for numbers that are not finite, saved and restored."""
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnext_jax.console import Console, format_metrics
+from resnext_jax.console import format_metrics
 from resnext_jax.data import WaitTimer, prefetch_to_device, train_batches
-from resnext_jax.devices.parallel import DataParallel
-from resnext_jax.inference.metrics import Sums, means, zero_sums
+from resnext_jax.devices import DataParallel
+from resnext_jax.errors import BadInput
+from resnext_jax.inference import Sums, means, zero_sums
+from resnext_jax.runs import Checkpoints, Row
 from resnext_jax.training.setup import Setup
 
 # Steps that the host may be ahead of the devices: enough to keep them busy, few enough to bound memory.
@@ -21,38 +24,71 @@ STEPS_AHEAD = 2
 
 
 class Trainer:
-    """Makes steps, from the run's first or from where `restore` puts it.
+    """Makes the steps of a run, and holds all that a checkpoint of it holds.
 
     Args:
         setup: the run.
         parallel: devices.
-        console: where progress is shown.
 
     Attributes:
         state: after the last step, replicated on the devices.
         step: steps made.
-        sums: metric sums of the epoch under way, on the host, whenever a checkpoint may be made; None before
-            its first step.
-        epoch_seconds: time spent on the steps of the epoch under way.
-        compile_seconds, step_seconds, wait_seconds: of this process: time to compile the step, to make steps,
-            and of that, to wait for data.
+        history: a row for each epoch that was trained and validated.
+        sums: metric sums of the epoch under way, on the host, as far as they are known.
+        epoch_seconds: time that the steps of the epoch under way took.
+        compile_seconds: time that compiling the step took in this process.
+        step_seconds: time that the steps of this process took, waiting for data included.
     """
 
-    def __init__(self, setup: Setup, parallel: DataParallel, console: Console):
-        self.setup, self.parallel, self.console = setup, parallel, console
-        self.state = setup.state
+    def __init__(self, setup: Setup, parallel: DataParallel):
+        self.setup, self.parallel = setup, parallel
+        self.state = parallel.replicate(setup.state)
         # Kept on the host: reading the step off the state would wait for the devices.
         self.step = 0
+        self.history: list[Row] = []
         self.sums: dict[str, float] | None = None
-        self.epoch_seconds = self.compile_seconds = self.step_seconds = self.wait_seconds = 0.0
+        self.epoch_seconds = self.compile_seconds = self.step_seconds = 0.0
+        self._waits: WaitTimer = WaitTimer(())
 
-    @property
-    def epochs_done(self) -> int:
-        """Epochs whose steps are all made."""
-        return self.step // self.setup.steps_per_epoch
+    def restore(self, checkpoints: Checkpoints) -> None:
+        """Take up the latest checkpoint.
+
+        Raises:
+            FileNotFoundError: nothing was saved.
+            BadInput: the checkpoint is of a run on other images.
+        """
+        step = checkpoints.step_of("latest")
+        meta = checkpoints.read_meta(step)
+        images, classes = len(self.setup.train_images), list(self.setup.spec.classes)
+        if (meta["train_images"], meta["classes"]) != (images, classes):
+            raise BadInput(
+                f"out={self.setup.config.out}: the run had {meta['train_images']} training images of "
+                f"{', '.join(meta['classes'])}; now there are {images} of {', '.join(classes)}"
+            )
+        model, rest = checkpoints.read_state(step, self.state.model, self.state.rest)
+        self.state = self.parallel.replicate(self.state.replaced(model, rest))
+        self.step, self.history = step, meta["history"]
+        self.sums, self.epoch_seconds = meta["sums"], meta["epoch_seconds"]
+
+    def save(self, checkpoints: Checkpoints, metrics: dict[str, float] | None = None) -> None:
+        """Save a checkpoint, once all steps are made and known to be good.
+
+        Args:
+            checkpoints: of the run.
+            metrics: those that rank the epoch; None within an epoch.
+        """
+        self.settle()
+        meta = self.setup.spec.to_dict() | {
+            "config": self.setup.config.to_dict(),
+            "train_images": len(self.setup.train_images),
+            "history": self.history,
+            "sums": self.sums,
+            "epoch_seconds": self.epoch_seconds,
+        }
+        checkpoints.save(self.step, self.state.model, self.state.rest, meta, metrics)
 
     def start(self) -> None:
-        """Begin to read batches, from the step that is next."""
+        """Begin to read batches, from the step that is next, and compile the step for them."""
         config = self.setup.config
         batches = train_batches(
             self.setup.train_images,
@@ -65,77 +101,86 @@ class Trainer:
             process_count=jax.process_count(),
             local_devices=self.parallel.local_count,
         )
-        self._batches = WaitTimer(prefetch_to_device(batches, self.parallel.split))
+        self._waits = WaitTimer(prefetch_to_device(batches, self.parallel.split))
+        first = next(self._waits)
+        self._batches = chain([first], self._waits)
+        self._sums = self._replicated_sums()
+        start = time.perf_counter()
+        step = self.setup.train_step
+        self._train_step = self.parallel.compile_train_step(step, self.state, self._sums, first)
+        self.compile_seconds = time.perf_counter() - start
+        self._waits.seconds = 0.0
 
-    def train_epoch(self, between: Callable[[Callable[[], None]], None]) -> None:
-        """Make the steps that the epoch still wants.
-
-        Args:
-            between: called after every step but the last, with a function to be called before a checkpoint is
-                made.
+    def epoch(self) -> Iterator[int]:
+        """Make the steps that are left of the epoch, and yield after each how many of the epoch are made.
 
         Raises:
             FloatingPointError: a loss, parameter or batch statistic stopped being finite.
         """
-        sums = zero_sums(len(self.setup.spec.classes))
-        if self.sums is not None:
-            sums = {name: jnp.float32(self.sums[name]) for name in sums}
-        sums = self.parallel.replicate(sums)
         steps = self.setup.steps_per_epoch
+        first = len(self.history) * steps
+        self._sums = self._replicated_sums()
         ahead: deque[Sums] = deque()
-        waited = self._batches.seconds
-        mark = time.perf_counter()
-        epochs = self.setup.config.epochs
-        with self.console.task(f"epoch {self.epochs_done + 1}/{epochs}", steps) as update:
-            for done in range(self.step % steps + 1, steps + 1):
-                batch = next(self._batches)
-                if not self.compile_seconds:
-                    self._compile(sums, batch)
-                    waited, mark = self._batches.seconds, time.perf_counter()
-                self.state, sums = self._train_step(self.state, sums, batch)
-                self.step += 1
-                ahead.append(sums)
-                known = self._read(ahead.popleft()) if len(ahead) > STEPS_AHEAD else None
-                if done == steps:
-                    known = self._settle(sums)
-                now = time.perf_counter()
-                self.epoch_seconds += now - mark
-                self.step_seconds += now - mark
-                mark = now
-                if known:
-                    speed = known["count"] / self.epoch_seconds
-                    update(done, f"{format_metrics(means(known))}  {speed:.0f} images/s")
-                if done < steps:
-                    between(lambda sums=sums: self._settle(sums))
-        self.wait_seconds += self._batches.seconds - waited
+        while self.step < first + steps:
+            start = time.perf_counter()
+            batch = next(self._batches)
+            self.state, self._sums = self._train_step(self.state, self._sums, batch)
+            self.step += 1
+            ahead.append(self._sums)
+            if len(ahead) > STEPS_AHEAD:
+                self._read(ahead.popleft())
+            if self.step == first + steps:
+                self.settle()
+            seconds = time.perf_counter() - start
+            self.epoch_seconds += seconds
+            self.step_seconds += seconds
+            yield self.step - first
 
-    def next_epoch(self, lr_scale: float) -> None:
-        """Forget the epoch that ended; go on with this part of the schedule's learning rate."""
-        self.sums, self.epoch_seconds = None, 0.0
-        self.state = self.state._replace(lr_scale=self.parallel.replicate(jnp.float32(lr_scale)))
-
-    def _compile(self, sums: Sums, batch: Any) -> None:
-        """Compile ahead of the first call, so that the time it takes is known."""
-        start = time.perf_counter()
-        self._train_step = self.parallel.compile_train_step(self.setup.train_step, self.state, sums, batch)
-        self.compile_seconds = time.perf_counter() - start
-        self.console.line(f"compiled the training step in {self.compile_seconds:.1f} s")
-
-    def _settle(self, sums: Sums) -> dict[str, float]:
-        """Wait for the steps made, and make sure of their outcome."""
-        self.sums = self._read(sums)
+    def settle(self) -> None:
+        """Wait for the steps that are under way, and make sure that what they left is finite."""
+        if self.sums is None and self.step == len(self.history) * self.setup.steps_per_epoch:
+            return  # between epochs
+        self._read(self._sums)
         # A loss can be finite behind parameters that are not: ReLU may turn NaN into 0.
         leaves = jax.tree.leaves((self.state.params, self.state.batch_stats))
         if not all(np.isfinite(leaf.addressable_data(0)).all() for leaf in leaves):
             self._diverged("a parameter or batch statistic is not finite")
-        return self.sums
 
-    def _read(self, sums: Sums) -> dict[str, float]:
-        """The sums on the host, once they are known."""
-        host = {name: float(value) for name, value in jax.device_get(sums).items()}
-        if not math.isfinite(host["loss"]):
-            self._diverged(f"the training loss is {host['loss']}")
-        return host
+    def end_epoch(self, row: Row, lr_scale: float) -> None:
+        """Note an epoch that was validated; go on with this part of the schedule's learning rate."""
+        self.history.append(row)
+        self.sums, self.epoch_seconds = None, 0.0
+        self.state = self.state._replace(lr_scale=self.parallel.replicate(jnp.float32(lr_scale)))
+
+    @property
+    def in_epoch(self) -> bool:
+        """Whether some of the steps of an epoch are made, and others not."""
+        return self.step % self.setup.steps_per_epoch != 0
+
+    @property
+    def wait_seconds(self) -> float:
+        """How much of the time of the steps was spent waiting for data."""
+        return self._waits.seconds
+
+    @property
+    def note(self) -> str:
+        """Metrics of the epoch so far, and speed, as people read them."""
+        if not self.sums:
+            return ""
+        return f"{format_metrics(means(self.sums))}  {self.sums['count'] / self.epoch_seconds:.0f} images/s"
+
+    def _replicated_sums(self) -> Any:
+        """The sums that the next step adds to."""
+        sums = zero_sums(len(self.setup.spec.classes))
+        if self.sums is not None:
+            sums = {name: jnp.float32(self.sums[name]) for name in sums}
+        return self.parallel.replicate(sums)
+
+    def _read(self, sums: Sums) -> None:
+        """Note the sums of a step, once they are known."""
+        self.sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+        if not math.isfinite(self.sums["loss"]):
+            self._diverged(f"the training loss is {self.sums['loss']}")
 
     def _diverged(self, what: str) -> None:
         config = self.setup.config
