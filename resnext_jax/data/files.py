@@ -1,36 +1,86 @@
-"""Images without labels: single files and whole folders, to be predicted."""
+"""Images without labels: files, whole folders, arrays and Pillow's images, to be predicted."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from resnext_jax.data.folder import read_file
+from resnext_jax.data.images import upright
 from resnext_jax.data.sources import Record
 from resnext_jax.data.walk import Folder
+from resnext_jax.errors import BadInput
+
+ImageLike: TypeAlias = str | Path | np.ndarray | Image.Image
+"""A file, a folder of images, an array (uint8 [h, w, 3], [h, w, 1] or [h, w]), or a picture of Pillow's."""
 
 
-class ImageFiles:
-    """A source of files and of all images below folders; every label is 0.
+class GivenImages:
+    """A source of images that are given one by one or in folders; every label is 0.
 
     Args:
-        paths: files, taken whatever they are called, and folders.
+        images: one or several of `ImageLike`, or an array [N, h, w, 3]. Files are taken whatever they are
+            called.
         classes: what the images will be told apart into.
 
     Raises:
         FileNotFoundError: a path that is not there, or a folder that holds no image.
+        BadInput: something else than images.
     """
 
-    def __init__(self, paths: Sequence[str | Path], classes: tuple[str, ...]):
+    def __init__(self, images: ImageLike | Sequence[ImageLike], classes: tuple[str, ...]):
         self.classes = classes
-        self.keys = [str(file) for path in paths for file in _expand(Path(path).expanduser())]
+        self._images: list[Path | np.ndarray | Image.Image] = []
+        self.keys: list[str] = []
+        for i, image in enumerate(_several(images)):
+            if isinstance(image, str | Path):
+                files = list_files([image])
+                self._images += files
+                self.keys += map(str, files)
+            else:
+                self.keys.append(getattr(image, "filename", "") or f"image {i}")
+                self._images.append(image if isinstance(image, Image.Image) else _array(image, self.keys[-1]))
         self.labels = np.zeros(len(self.keys), np.int32)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
-        return {"image": read_file(Path(self.keys[index])), "label": 0, "key": self.keys[index]}
+        image, key = self._images[index], self.keys[index]
+        if isinstance(image, Path):
+            image = read_file(image)
+        elif isinstance(image, Image.Image):
+            image = upright(image, key)
+        return {"image": image, "label": 0, "key": key}
+
+
+def _several(images: Any) -> Sequence[Any]:
+    """A list, also of what is one image."""
+    is_one = isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) < 4
+    return [images] if is_one else images
+
+
+def _array(image: Any, key: str) -> np.ndarray:
+    """uint8 [h, w, 3] or [h, w, 1]."""
+    array = np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3) or not array.size:
+        raise BadInput(
+            f"{key}: expected a path, a picture of Pillow's or uint8 [h, w, 3]; got "
+            + (f"{array.dtype} {list(np.shape(image))}" if array.ndim else type(image).__name__)
+        )
+    return array
+
+
+def list_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Files, and those of all images below folders.
+
+    Raises:
+        FileNotFoundError: a path that is not there, or a folder that holds no image.
+    """
+    return [file for path in paths for file in _expand(Path(path).expanduser())]
 
 
 def _expand(path: Path) -> list[Path]:

@@ -72,12 +72,37 @@ def decode(image: bytes | np.ndarray, key: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(image), formats=_formats()) as opened:
             pixels = _decode_jpeg(image, opened)
-            if pixels is None:
-                pixels = np.asarray(_to_rgb(opened, key))
-            # Only now: some formats turn the image upright as they load it.
-            turn = _UPRIGHT.get(opened.getexif().get(ExifTags.Base.Orientation))
+            return upright(opened, key) if pixels is None else _turn(pixels, opened)
+    except BadInput:
+        raise
     except Exception as error:  # Pillow's parsers raise anything on damaged bytes: struct.error, KeyError...
         raise BadInput(f"{key}: {_reason(error, image)}") from error
+
+
+def upright(image: Image.Image, key: str) -> np.ndarray:
+    """The pixels of one of Pillow's images, as `decode` has them of its file.
+
+    Args:
+        image: of any mode; of several frames, the one that is selected.
+        key: names the image in errors.
+
+    Returns:
+        uint8 [h, w, 3].
+
+    Raises:
+        BadInput: its file is damaged, or its values have no 8-bit form.
+    """
+    try:
+        pixels = np.asarray(_to_rgb(image, key))
+        # Only now: some formats turn the image upright as they load it.
+        return _turn(pixels, image)
+    except Exception as error:  # as above
+        raise BadInput(f"{key}: {_reason(error)}") from error
+
+
+def _turn(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """What was seen, of what is stored."""
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
@@ -136,8 +161,8 @@ def _note_dark(key: str, top: int) -> None:
         )
 
 
-def _reason(error: Exception, data: bytes) -> str:
-    if not data:
+def _reason(error: Exception, data: bytes | None = None) -> str:
+    if data == b"":
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image, or of a kind that the installed Pillow does not read"

@@ -70,19 +70,46 @@ class Preprocessing:
         Returns:
             uint8 [image_size, image_size, 3].
         """
-        height, width = image.shape[:2]
-        side = self.resize_size or self.image_size
-        if self.resize == "stretch":
-            size = (side, side)
-        elif width <= height:
-            size = (side, int(side * height / width))
-        else:
-            size = (int(side * width / height), side)
-        if size != (width, height):
+        size = self._resized(*image.shape[:2])
+        if size != (image.shape[1], image.shape[0]):
             resample = Image.Resampling[self.interpolation.upper()]
             image = np.asarray(Image.fromarray(image).resize(size, resample))
-        left, top = (round((length - self.image_size) / 2) for length in size)
+        left, top = self._corner(size)
         return image[top : top + self.image_size, left : left + self.image_size]
+
+    def visible(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of an image that is left after cropping.
+
+        Args:
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+
+        Returns:
+            Its left, top, right and bottom edge, in pixels of the image.
+
+        Example:
+            >>> Preprocessing(224, 256).visible(512, 1024)
+            (288.0, 32.0, 736.0, 480.0)
+        """
+        size = self._resized(height, width)
+        left, top = self._corner(size)
+        across, down = width / size[0], height / size[1]
+        right, bottom = left + self.image_size, top + self.image_size
+        return left * across, top * down, right * across, bottom * down
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Width and height before the crop."""
+        side = self.resize_size or self.image_size
+        if self.resize == "stretch":
+            return side, side
+        if width <= height:
+            return side, int(side * height / width)
+        return int(side * width / height), side
+
+    def _corner(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Left and top edge of the crop in an image of this width and height."""
+        left, top = (round((length - self.image_size) / 2) for length in size)
+        return left, top
 
     def normalize(self, images: Any) -> Any:
         """(x / 255 - mean) / std, the normalisation that follows the geometry.

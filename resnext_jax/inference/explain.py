@@ -1,22 +1,108 @@
 """Where in an image the evidence for a class lies."""
 
-from collections.abc import Callable
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from resnext_jax.console import Update
 from resnext_jax.data.preprocessing import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.models import ResNet, merge_model, split_model
 
+logger = logging.getLogger(__name__)
+
+COARSE = 4  # rows below which a map hardly locates anything
+
 Method = Literal["grad-cam", "grad-cam++", "occlusion"]
 """How evidence is found: by the gradient at a stage's output (Selvaraju et al. 2017, arXiv 1610.02391;
 Chattopadhay et al. 2018, arXiv 1710.11063), or by covering parts of the image (Zeiler and Fergus 2014, arXiv
 1311.2901)."""
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """Where the evidence for some classes lies in some images.
+
+    Args:
+        keys: the images' names.
+        originals: the images, upright and in full size, uint8 [h, w, 3] each.
+        probabilities: float32 [N, K].
+        classes: the K class names.
+        targets: int [N, k], the classes that are explained, of each image.
+        maps: of their evidence, float32 [N, k, S, S], as `evidence` has them.
+        method: how it was found.
+        preprocessing: how the network was shown the images.
+    """
+
+    keys: list[str]
+    originals: list[np.ndarray]
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+    targets: np.ndarray
+    maps: np.ndarray
+    method: Method
+    preprocessing: Preprocessing
+
+    def over(self, image: int, place: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        """A map over the whole original.
+
+        Args:
+            image: which image.
+            place: which of its k classes.
+            size: height and width to have it in; None: the original's.
+
+        Returns:
+            float32 [h, w]; NaN where the network did not see the image, because it was cropped.
+        """
+        height, width = self.originals[image].shape[:2]
+        rows, columns = size or (height, width)
+        left, top, right, bottom = self.preprocessing.visible(height, width)
+        side = self.preprocessing.image_size
+        across, down = width / columns * side / (right - left), height / rows * side / (bottom - top)
+        shift = (-left * side / (right - left), -top * side / (bottom - top))
+        placed = Image.fromarray(self.maps[image, place]).transform(
+            (columns, rows),
+            Image.Transform.AFFINE,
+            (across, 0, shift[0], 0, down, shift[1]),
+            Image.Resampling.BILINEAR,
+            fillcolor=float("nan"),
+        )
+        return np.asarray(placed)
+
+
+def choose_targets(
+    probabilities: np.ndarray, names: tuple[str, ...], classes: Sequence[str] | None, top_k: int
+) -> np.ndarray:
+    """The classes to explain, int [N, k]: those that are named, or each image's most probable.
+
+    Args:
+        probabilities: [N, K].
+        names: of the K classes.
+        classes: names; None: the `top_k` most probable.
+        top_k: how many; all of them if there are fewer.
+
+    Raises:
+        BadInput: no such class.
+    """
+    if classes is None:
+        if top_k < 1:
+            raise BadInput(f"top_k={top_k}: expected at least 1")
+        return np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    for name in classes:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names[:20])}"
+            raise BadInput(f"class {name!r}: none of the model's {len(names)} classes; {hint}")
+    indices = [names.index(name) for name in classes]
+    return np.broadcast_to(np.array(indices), (len(probabilities), len(indices)))
 
 
 def evidence(
@@ -65,7 +151,10 @@ def evidence(
     known = ("stem", *model.stages)
     if stage is not None and stage not in known:
         raise BadInput(f"stage={stage!r}: expected one of {', '.join(known)}")
-    compute = _gradient_maps(model, preprocessing, method, stage or known[-1])
+    if stage is None:
+        stage = known[-1]
+        _note_coarse(stage, stage_sizes(model, preprocessing.image_size))
+    compute = _gradient_maps(model, preprocessing, method, stage)
     maps = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
@@ -73,6 +162,30 @@ def evidence(
         if update:
             update(min(start + batch_size, len(images)), "")
     return np.concatenate(maps)
+
+
+def stage_sizes(model: ResNet, image_size: int) -> dict[str, int]:
+    """Rows of every stage's output, "stem" on, for a square image."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), jnp.float32)
+    outputs = nnx.eval_shape(lambda model, images: model.features(images), model, images)
+    return {name: outputs[name].shape[1] for name in ("stem", *model.stages)}
+
+
+def finest_stage(model: ResNet, image_size: int) -> str:
+    """The last stage with enough places to tell them apart; of very small images, the one with the most."""
+    sizes = stage_sizes(model, image_size)
+    fine = [name for name, size in sizes.items() if size >= COARSE]
+    return fine[-1] if fine else next(iter(sizes))
+
+
+def _note_coarse(stage: str, sizes: dict[str, int]) -> None:
+    finer = [name for name, size in sizes.items() if size > sizes[stage]]
+    if sizes[stage] < COARSE and finer:
+        logger.info(
+            "the map of %s has %d x %d places only; stage=%r has %d x %d",
+            *(stage, sizes[stage], sizes[stage]),
+            *(finer[-1], sizes[finer[-1]], sizes[finer[-1]]),
+        )
 
 
 def grad_cam(activations: jax.Array, gradients: jax.Array) -> jax.Array:

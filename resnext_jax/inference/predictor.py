@@ -12,12 +12,14 @@ from flax import nnx
 
 from resnext_jax.console import Console, Update
 from resnext_jax.data import DataConfig, Preprocessing, Source, load_images, read_images
-from resnext_jax.data.files import ImageFiles
+from resnext_jax.data.files import GivenImages, ImageLike
+from resnext_jax.data.images import decode
 from resnext_jax.data.loading import Pixels
 from resnext_jax.devices import DataParallel, enable_compilation_cache
 from resnext_jax.errors import BadInput
 from resnext_jax.inference.classification import classification_report
 from resnext_jax.inference.evaluator import Evaluator
+from resnext_jax.inference.explain import Explanations, Method, choose_targets, evidence
 from resnext_jax.inference.metrics import mean_metrics
 from resnext_jax.models import ResNet, Tree, merge_model, split_model
 from resnext_jax.runs import Checkpoints, ModelSpec, Which
@@ -93,33 +95,83 @@ class Predictor:
 
     def predict(
         self,
-        paths: Sequence[str | Path],
+        images: ImageLike | Sequence[ImageLike],
         *,
         batch_size: int = 32,
         skip_bad_images: bool = False,
         update: Update | None = None,
     ) -> Predictions:
-        """Classify image files and all images below folders.
+        """Classify images.
 
         Args:
-            paths: files and folders.
+            images: one or several of these, in any mixture: files, folders (all images below them), arrays
+                (uint8 [h, w, 3], upright RGB of any size) and pictures of Pillow's.
             batch_size: images at a time.
             skip_bad_images: leave unreadable images out, naming each, instead of raising.
             update: progress: images read.
 
         Raises:
             FileNotFoundError: a path that is not there, or a folder without images.
-            ValueError: unreadable images, all named.
+            BadInput: unreadable images, all named.
         """
-        images = load_images(
-            ImageFiles(paths, self.classes),
+        readable = load_images(
+            GivenImages(images, self.classes),
             self.preprocessing,
             budget_bytes=0,
             skip_bad=skip_bad_images,
             progress=None if update is None else lambda done, _: update(done, ""),
         )
-        pixels = images.gather(np.arange(len(images)))
-        return Predictions(images.keys, pixels, self.probabilities(pixels, batch_size), self.classes)
+        pixels = readable.gather(np.arange(len(readable)))
+        return Predictions(readable.keys, pixels, self.probabilities(pixels, batch_size), self.classes)
+
+    def explain(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        method: Method = "grad-cam",
+        stage: str | None = None,
+        classes: Sequence[str] | None = None,
+        top_k: int = 1,
+        patch: int | None = None,
+        batch_size: int = 32,
+        update: Update | None = None,
+    ) -> Explanations:
+        """Find where in images the evidence for classes lies.
+
+        Args:
+            images: as in `predict`.
+            method: "grad-cam", "grad-cam++" or "occlusion".
+            stage: whose output's gradient is taken, "stem", "layer1", ...; None: the last.
+            classes: names of classes to explain, the same for every image; None: the most probable.
+            top_k: how many of the most probable.
+            patch: side of the square that covers, in pixels, for occlusion; None: an eighth of the image's.
+            batch_size: images in a step.
+            update: progress: images done.
+
+        Returns:
+            The maps with images and probabilities, see `Explanations`.
+
+        Raises:
+            FileNotFoundError: a path that is not there, or a folder without images.
+            BadInput: unreadable images; no such method, stage or class; a patch that does not fit.
+        """
+        given = GivenImages(images, self.classes)
+        records = (given[i] for i in range(len(given)))
+        originals = [decode(record["image"], record["key"]) for record in records]
+        pixels = np.stack([self.preprocessing(image) for image in originals])
+        probabilities = self.probabilities(pixels, batch_size)
+        targets = choose_targets(probabilities, self.classes, classes, top_k)
+        options = {
+            "method": method,
+            "stage": stage,
+            "patch": patch,
+            "batch_size": batch_size,
+            "update": update,
+        }
+        maps = evidence(self.model, self.preprocessing, pixels, targets, **options)
+        return Explanations(
+            given.keys, originals, probabilities, self.classes, targets, maps, method, self.preprocessing
+        )
 
     def evaluate(
         self,

@@ -7,6 +7,7 @@ from resnext_jax.cli.commands.bench import Bench
 from resnext_jax.cli.commands.convert import Convert
 from resnext_jax.cli.commands.data import Data
 from resnext_jax.cli.commands.evaluate import Evaluate
+from resnext_jax.cli.commands.explain import Explain
 from resnext_jax.cli.commands.export import Export
 from resnext_jax.cli.commands.models import Models, Summary
 from resnext_jax.cli.commands.predict import Predict
@@ -16,6 +17,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "explain": Explain,
     "export": Export,
     "convert": Convert,
     "summary": Summary,
