@@ -26,6 +26,7 @@ FLOORS = (
     "training",
     "reports",
     "benchmark",
+    "serve",
     "cli",
 )
 # Parts that stand side by side: these imports are not allowed although the floors would allow them.
@@ -35,6 +36,7 @@ APART = {
     "ops": {"console"},
     "training": set(),
     "benchmark": {"reports"},
+    "serve": {"training", "benchmark"},
 }
 
 

@@ -53,6 +53,18 @@ def write_history(directory: Path, history: list[Row]) -> None:
     write_whole(directory / "history.csv", text.getvalue())
 
 
+def read_history(directory: Path) -> list[Row]:
+    """The rows of `history.jsonl`, [] while there is none; what was not finite is NaN."""
+    try:
+        lines = (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [
+        {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+        for line in lines
+    ]
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     write_whole(path, to_json(values, indent=2) + "\n")
@@ -66,4 +78,6 @@ def to_json(values: dict[str, Any], indent: int | None = None) -> str:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,6 +11,7 @@ from resnext_jax.cli.commands.explain import Explain
 from resnext_jax.cli.commands.export import Export
 from resnext_jax.cli.commands.models import Models, Summary
 from resnext_jax.cli.commands.predict import Predict
+from resnext_jax.cli.commands.serve import Serve, Watch
 from resnext_jax.cli.commands.train import Train, train
 
 COMMANDS = {
@@ -19,6 +20,8 @@ COMMANDS = {
     "predict": Predict,
     "explain": Explain,
     "export": Export,
+    "serve": Serve,
+    "watch": Watch,
     "convert": Convert,
     "summary": Summary,
     "bench": Bench,

@@ -1,0 +1,216 @@
+"""What the server answers: its pages, the classes of images, the state of the run and of itself."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from resnext_jax.errors import BadInput
+from resnext_jax.inference import Predictor
+from resnext_jax.runs import to_json
+from resnext_jax.serve.batching import Batcher
+from resnext_jax.serve.config import Address, ServeConfig
+from resnext_jax.serve.guard import Guard
+from resnext_jax.serve.metrics import CONTENT_TYPE, Metrics
+from resnext_jax.serve.uploads import Upload, prepare, read_uploads
+from resnext_jax.serve.watching import read_progress
+
+logger = logging.getLogger(__name__)
+
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+TOP = 5  # classes named for an image, unless asked for more
+
+
+def watch_app(directory: Path, address: Address) -> Starlette:
+    """Shows how a run goes.
+
+    Args:
+        directory: the run directory.
+        address: whom to answer.
+    """
+    routes = [_page("/", "watch.html"), Route("/health", lambda _: _json({"status": "ok"}))]
+    return _app([*routes, *_run_routes(directory, classifies=False)], address)
+
+
+def serve_app(directory: Path, predictor: Predictor, batcher: Batcher, metrics: Metrics, config: ServeConfig):
+    """Classifies images, and shows how the run went.
+
+    Args:
+        directory: the run directory.
+        predictor: the model.
+        batcher: its device.
+        metrics: counts.
+        config: limits, and whom to answer.
+    """
+    classifier = Classifier(predictor, batcher, metrics, config)
+    routes = [
+        _page("/", "index.html"),
+        _page("/predict.js", "predict.js"),
+        Route("/predict", classifier.predict, methods=["POST"]),
+        Route("/model", lambda _: _json(classifier.describe(directory))),
+        Route("/health", classifier.health),
+        Route("/metrics", lambda _: Response(metrics.text(), headers={"content-type": CONTENT_TYPE})),
+    ]
+    return _app([*routes, *_run_routes(directory, classifies=True)], config)
+
+
+class Classifier:
+    """Answers `POST /predict`.
+
+    Args:
+        predictor: the model.
+        batcher: its device.
+        metrics: counts.
+        config: limits.
+    """
+
+    def __init__(self, predictor: Predictor, batcher: Batcher, metrics: Metrics, config: ServeConfig):
+        self._predictor, self._batcher, self._metrics, self._config = predictor, batcher, metrics, config
+        self._decoders = ThreadPoolExecutor(thread_name_prefix="decode")
+        self._in_progress = 0
+
+    async def predict(self, request: Request) -> Response:
+        """Classify the images of a request, or say in one line why not."""
+        with self._metrics.request_seconds.time():
+            try:
+                with self._admitted():
+                    response = _json(await self._answer(request))
+            except HTTPException as error:
+                response = _error(request, error)
+            except ClientDisconnect:
+                response = Response(status_code=499)  # reaches nobody; nginx counts such requests so
+            except Exception:
+                logger.exception("a request failed")
+                response = _json({"error": "the server failed at this request; its log tells why"}, 500)
+        self._metrics.requests.labels(response.status_code).inc()
+        return response
+
+    def describe(self, directory: Path) -> dict[str, Any]:
+        """The model and the limits, for the page."""
+        spec, config = self._predictor.spec, self._config
+        limits = {name: getattr(config, name) for name in ("max_images", "max_megabytes", "max_megapixels")}
+        return {
+            "run": directory.resolve().name,
+            "model": spec.name,
+            "step": self._predictor.step,
+            "classes": list(spec.classes),
+            "image_size": spec.preprocessing.image_size,
+            "limits": limits,
+        }
+
+    async def health(self, _: Request) -> Response:
+        """Whether images can be classified."""
+        alive = self._batcher.alive
+        return _json({"status": "ok" if alive else "the device's thread has ended"}, 200 if alive else 503)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """Turn away what is too much at the same time."""
+        if self._in_progress >= self._config.max_requests:
+            busy = f"{self._in_progress} requests are worked on, as many as are accepted; try again"
+            raise HTTPException(503, busy, headers={"Retry-After": "1"})
+        self._in_progress += 1
+        self._metrics.in_progress.set(self._in_progress)
+        try:
+            yield
+        finally:
+            self._in_progress -= 1
+            self._metrics.in_progress.set(self._in_progress)
+
+    async def _answer(self, request: Request) -> dict[str, Any]:
+        top = _top(request)
+        received = False
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                uploads = await read_uploads(request, self._config)
+                received = True
+                images = await self._prepare(uploads)
+                futures = [asyncio.wrap_future(self._batcher.submit(image)) for image in images]
+                probabilities = await asyncio.gather(*futures)
+        except TimeoutError:
+            what = "answered" if received else "received"
+            late = f"the request was not {what} within {self._config.timeout:g} s"
+            raise HTTPException(504 if received else 408, late) from None
+        names = [upload.name for upload in uploads]
+        rows = zip(names, probabilities, strict=True)
+        return {"predictions": [{"name": name, "classes": self._classes(row, top)} for name, row in rows]}
+
+    async def _prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray]:
+        loop = asyncio.get_running_loop()
+        arguments = self._predictor.preprocessing, self._config.max_pixels
+        jobs = [loop.run_in_executor(self._decoders, prepare, upload, *arguments) for upload in uploads]
+        images = await asyncio.gather(*jobs, return_exceptions=True)
+        errors = [image for image in images if isinstance(image, BaseException)]
+        refusals = [error for error in errors if isinstance(error, HTTPException)]
+        if len(errors) > len(refusals):
+            raise next(error for error in errors if error not in refusals)
+        if refusals:
+            raise HTTPException(refusals[0].status_code, "; ".join(error.detail for error in refusals))
+        return images
+
+    def _classes(self, probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
+        if not np.isfinite(probabilities).all():
+            raise FloatingPointError("the model's output for an image is not finite")
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        classes = self._predictor.classes
+        return [{"name": classes[i], "probability": float(probabilities[i])} for i in order]
+
+
+def _top(request: Request) -> int:
+    text = request.query_params.get("top", str(TOP))
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise HTTPException(400, f"top={text}: expected the number of classes to name, at least 1")
+    return int(text)
+
+
+def _app(routes: Sequence[BaseRoute], address: Address) -> Starlette:
+    allowed = Middleware(
+        CORSMiddleware,
+        allow_origins=address.allow_origin,
+        allow_methods=["GET", "POST"],
+        allow_headers=["content-type"],
+    )
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, address=address), *([allowed] if address.allow_origin else [])],
+        exception_handlers={HTTPException: _error},
+    )
+
+
+def _run_routes(directory: Path, classifies: bool) -> list[BaseRoute]:
+    def progress(_: Request) -> Response:
+        try:
+            return _json(read_progress(directory) | {"classifies": classifies})
+        except (OSError, BadInput) as error:
+            return _json({"error": str(error)}, 404)
+
+    pages = [_page("/watch", "watch.html"), _page("/watch.js", "watch.js"), _page("/style.css", "style.css")]
+    return [*pages, _page("/icon.svg", "icon.svg"), Route("/run", progress)]
+
+
+def _page(path: str, name: str) -> Route:
+    """A file of the package; it is read now, so that a request opens nothing."""
+    content = (files("resnext_jax.serve") / "page" / name).read_bytes()
+    kind = TYPES[Path(name).suffix]
+    return Route(path, lambda _: Response(content, media_type=kind))
+
+
+def _error(_: Request, error: HTTPException) -> Response:
+    return _json({"error": " ".join(error.detail.split())}, error.status_code, error.headers)
+
+
+def _json(values: dict[str, Any], status: int = 200, headers: Any = None) -> Response:
+    return Response(to_json(values), status, headers, media_type="application/json")
