@@ -26,8 +26,8 @@ class LayerCase:
 
     input_shape: tuple[int, ...]
     kernel_shape: tuple[int, ...]
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
     groups: int
     train: bool
 
@@ -47,8 +47,8 @@ def count_convolutions(step: StepCase) -> dict[LayerCase, int]:
 
     def record(lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Any, **rest: Any):
         groups = rest["feature_group_count"]
-        padding = tuple((int(low), int(high)) for low, high in padding)
-        case = LayerCase(lhs.shape, rhs.shape, tuple(window_strides), padding, groups, step.train)
+        strides, padding = tuple(window_strides), tuple((int(low), int(high)) for low, high in padding)
+        case = LayerCase(lhs.shape, rhs.shape, strides, padding, groups, step.train)
         counts[case] = counts.get(case, 0) + 1
         return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **rest)
 

@@ -50,15 +50,15 @@ def train_step(
     config = TrainConfig(lr=0.01) if config is None else config
     loss, parallel = Loss(model.fc.out_features), DataParallel(1)
     step, state = prepare_step(config, model, NORMALIZE, loss, steps_per_epoch=1)
-    carried = parallel.replicate((state, zero_sums(loss.num_classes)))
+    state, sums = parallel.replicate((state, zero_sums(loss.num_classes)))
     batch = parallel.split(random_batch(batch_size, image_size, loss.num_classes))
     begin = time.perf_counter()
-    compiled = parallel.compile_train_step(step, *carried, batch)
+    compiled = parallel.compile_train_step(step, state, sums, batch)
     compile_seconds = time.perf_counter() - begin
 
     def run() -> None:
-        nonlocal carried
-        carried = jax.block_until_ready(compiled(*carried, batch))
+        nonlocal state, sums
+        state, sums = jax.block_until_ready(compiled(state, sums, batch))
 
     return run, compile_seconds
 

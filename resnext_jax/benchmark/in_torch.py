@@ -36,8 +36,10 @@ def prepare_torch(case: StepCase | LayerCase) -> tuple[Callable[[], None], float
 
     if isinstance(case, LayerCase):
         (n, height, width, inputs), (kh, kw, _, outputs) = case.input_shape, case.kernel_shape
-        pads = [low for low, _ in case.padding]
-        conv = torch.nn.Conv2d(inputs, outputs, (kh, kw), case.strides, pads, groups=case.groups, bias=False)
+        (down, across), ((top, _), (left, _)) = case.strides, case.padding
+        conv: Any = torch.nn.Conv2d(
+            inputs, outputs, (kh, kw), (down, across), (top, left), groups=case.groups, bias=False
+        )
         conv = conv.to(memory_format=torch.channels_last)
         x = channels_last(n, inputs, height, width).requires_grad_(case.train)
         g = torch.randn_like(conv(x))
@@ -50,7 +52,8 @@ def prepare_torch(case: StepCase | LayerCase) -> tuple[Callable[[], None], float
 
         return run, 0.0
 
-    model = torch_resnet(case.config).to(memory_format=torch.channels_last).train(case.train)
+    model: Any = torch_resnet(case.config).train(case.train)
+    model = model.to(memory_format=torch.channels_last)
     images = channels_last(case.batch_size, 3, case.image_size, case.image_size)
     labels = torch.arange(case.batch_size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

@@ -7,7 +7,6 @@ the time by the clock stands the processors' time, which a busy machine changes 
 
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from resnext_jax import models, ops
 from resnext_jax.benchmark.cases import LayerCase, StepCase, count_convolutions
 from resnext_jax.benchmark.in_jax import prepare_jax
 from resnext_jax.benchmark.in_torch import check_torch, prepare_torch
+from resnext_jax.devices import peak_memory_gib
 from resnext_jax.errors import BadInput
 
 Implementation = Literal["ours", "flax", "torch"]
@@ -181,7 +181,7 @@ def _work(implementation: Implementation, connection: Connection, keep_freed_mem
     prepare = (
         prepare_torch if implementation == "torch" else partial(prepare_jax, ours=implementation == "ours")
     )
-    run: Callable[[], None] = bool
+    run: Callable[[], object] = bool
     while True:
         try:
             message = connection.recv()
@@ -192,7 +192,7 @@ def _work(implementation: Implementation, connection: Connection, keep_freed_mem
             run()
             connection.send((time.perf_counter() - wall, time.process_time() - cpu))
         elif message == "memory":
-            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            connection.send(1024 * peak_memory_gib())
         else:
             run, compile_seconds = prepare(message)
             run()

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from itertools import groupby
 from typing import TypeVar
@@ -11,7 +11,7 @@ from typing import TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 
-from resnext_jax.cli.commands import COMMANDS
+from resnext_jax.cli.commands import COMMANDS, Command, Train
 from resnext_jax.cli.headings import HEADINGS
 from resnext_jax.errors import BadInput
 from resnext_jax.training import TrainConfig, saved_config
@@ -22,7 +22,7 @@ FLAT = (OmitSubcommandPrefixes, OmitArgPrefixes)  # `--out`, not `--run.out`
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-def parse(arguments: Sequence[str]) -> Callable[[], None]:
+def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments ask for, ready to be called.
 
     If the arguments resume a run, the run's own settings are the defaults of the flags.
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
             )
         prog = f"{PROGRAM} {name}"
         command = tyro.cli(COMMANDS[name], prog=prog, args=rest, config=FLAT, registry=HEADINGS)
-    if isinstance(command, TrainConfig) and command.resume:
+    if isinstance(command, Train) and command.resume:
         return _parse_over(_saved(command), rest, prog)
     return command
 

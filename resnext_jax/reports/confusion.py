@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def _figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     if count <= MOST_NAMED:
         size = 10 if count <= MOST_NUMBERED else 6
         # Class names may hold what matplotlib takes for mathematics.
-        style = {"fontsize": size, "parse_math": False}
+        style: dict[str, Any] = {"fontsize": size, "parse_math": False}
         axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor", **style)
         axes.set_yticks(range(count), classes, **style)
     if count <= MOST_NUMBERED:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
@@ -94,7 +95,7 @@ def draw_samples(source: Source, preprocessing: Preprocessing, count: int, seed:
         file: picture to write.
     """
     images, labels, classes = _choose(source, preprocessing, count, seed)
-    draw_images(images, [classes[label] for label in labels], [NEUTRAL] * len(images), file)
+    draw_images(images, [classes[int(label)] for label in labels], [NEUTRAL] * len(images), file)
 
 
 def draw_augmented(
@@ -118,13 +119,13 @@ def draw_augmented(
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys, mix_keys = jax.random.split(key, (2, len(images)))
         # Crops of another size are shown in this one.
-        augmented = jax.image.resize(augment(keys, images), images.shape, "nearest")
+        augmented = jax.image.resize(augment(keys, jnp.asarray(images)), images.shape, "nearest")
         targets = jax.nn.one_hot(labels, len(classes))
         return mix(mix_keys, augmented, targets) if mix else (augmented, targets)
 
     draws = [draw(key) for key in jax.random.split(jax.random.key(seed), COLUMNS - 1)]
     columns = [images, *(np.asarray(augmented) for augmented, _ in draws)]
-    captions = [[classes[label] for label in labels]]
+    captions = [[classes[int(label)] for label in labels]]
     captions += [[_describe(target, classes) if mix else "" for target in targets] for _, targets in draws]
     pictures = np.stack(columns, axis=1).reshape(-1, *images.shape[1:])
     texts = [text for row in zip(*captions, strict=True) for text in row]

@@ -38,7 +38,8 @@ class TensorBoard:
             self._events = self._open(str(directory), purge_step=epoch)
             self._events.add_images("images/training", progress.samples(), epoch, dataformats="NHWC")
         for row in rows:
-            self._write_scalars(row)
+            for tag, value in _scalars(row).items():
+                self._events.add_scalar(tag, value, int(row["epoch"]))
         classes = progress.spec.classes
         predicted = progress.log_probabilities.argmax(axis=1)
         confusion = confusion_matrix(progress.labels, predicted, len(classes))
@@ -46,9 +47,12 @@ class TensorBoard:
         self._events.add_image("confusion/val", picture, epoch, dataformats="HWC")
         self._events.flush()
 
-    def _write_scalars(self, row: Row) -> None:
-        for name, value in row.items():
-            split, _, metric = name.partition("_")
-            tag = f"{metric}/{split}" if split in ("train", "val") else name
-            if name != "epoch" and np.isfinite(value):
-                self._events.add_scalar(tag, value, int(row["epoch"]))
+
+def _scalars(row: Row) -> dict[str, float]:
+    """The finite numbers of an epoch, by TensorBoard's tag."""
+    scalars = {}
+    for name, value in row.items():
+        split, _, metric = name.partition("_")
+        if name != "epoch" and np.isfinite(value):
+            scalars[f"{metric}/{split}" if split in ("train", "val") else name] = value
+    return scalars

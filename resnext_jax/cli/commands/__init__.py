@@ -3,6 +3,9 @@
 matplotlib, TFDS and torch take a while to import: a command imports what needs them when it is called.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from resnext_jax.cli.commands.bench import Bench
 from resnext_jax.cli.commands.convert import Convert
 from resnext_jax.cli.commands.data import Data
@@ -14,7 +17,9 @@ from resnext_jax.cli.commands.predict import Predict
 from resnext_jax.cli.commands.serve import Serve, Watch
 from resnext_jax.cli.commands.train import Train, train
 
-COMMANDS = {
+Command = Callable[[], None]
+
+COMMANDS: dict[str, type[Any]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
@@ -29,4 +34,4 @@ COMMANDS = {
     "data": Data,
 }
 
-__all__ = ["COMMANDS", "Train", "train"]
+__all__ = ["COMMANDS", "Command", "Train", "train"]
