@@ -5,7 +5,7 @@ BIN := .venv/bin
 CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo '[cuda12]')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-lowest test-py312 check lint types format bench clean
 
 demo: .venv/.run
 	$(BIN)/resnext-jax train --data demo --model resnext14_32x4d --image-size 64 --epochs 8 --batch-size 32 \
@@ -19,9 +19,24 @@ test: .venv/.test
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -m slow
 
+# One file or two of each part: do they hold with the oldest packages that pyproject.toml allows, and the newest?
+SUBSET := $(addprefix tests/test_,layout.py cli.py data_pipeline.py data_tfds.py models.py ops_kernels.py reports.py \
+  training_fit.py weights_files.py weights_state_dict.py)
+
+test-lowest: .venv-lowest/.test
+	.venv-lowest/bin/python -m pytest -m "not slow" $(SUBSET)
+
+test-py312: .venv-py312/.test
+	.venv-py312/bin/python -m pytest -m "not slow" $(SUBSET)
+
+check: lint types
+
 lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/.test
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: .venv/.test
 	$(BIN)/ruff format .
@@ -31,7 +46,7 @@ bench: .venv/.test
 	$(BIN)/resnext-jax bench resnext50_32x4d --mode train --batch-size 8 --against torch
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest .venv-py312
 
 # Stamps: a set-up is repeated only when pyproject.toml changes.
 .venv/bin/python:
@@ -44,5 +59,17 @@ clean:
 .venv/.test: pyproject.toml | .venv/bin/python
 	$(PIP) --editable '.[test$(if $(CUDA),$(comma)cuda12)]'
 	touch $@ .venv/.run
+
+.venv-lowest/.test: pyproject.toml .ci/lowest.py
+	python3.11 -m venv --clear .venv-lowest
+	python3.11 .ci/lowest.py > .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-py312/.test: pyproject.toml
+	python3.12 -m venv --clear .venv-py312
+	.venv-py312/bin/python -m pip install --quiet --upgrade pytest pytest-xdist[psutil] hypothesis --editable .
+	touch $@
 
 comma := ,
