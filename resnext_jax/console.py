@@ -1,4 +1,7 @@
-"""What a run shows while it works: progress bars in a terminal, plain lines elsewhere."""
+"""What a command shows while it works.
+
+Lines that stay go to standard output; progress goes to standard error, so that a pipe gets only the results.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,43 +16,61 @@ PLAIN_SECONDS = 30.0  # between lines of one task where there is no terminal
 
 
 class Console:
-    """Lines and progress on standard output.
+    """Lines on standard output, progress on standard error: bars in a terminal, plain lines elsewhere.
 
     Args:
         quiet: show nothing.
+
+    Example:
+        >>> console = Console()
+        >>> console.line("epoch 1")
+        epoch 1
+        >>> with console.task("reading images", total=2) as update:
+        ...     for done in (1, 2):
+        ...         update(done, "of class cat")
     """
 
     def __init__(self, quiet: bool = False):
-        self._rich = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._lines = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True, stderr=True)
 
     def line(self, text: str) -> None:
-        """One line."""
-        self._rich.print(text, markup=False)
+        """Print one line; not while a task is shown."""
+        self._lines.print(text, markup=False)
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Update]:
-        """Progress of one task: the yielded function takes how much is done and a text to show beside it."""
-        if not self._rich.is_terminal:
+        """Show the progress of one task while the context lasts.
+
+        Args:
+            name: what is done.
+            total: steps in all.
+
+        Returns:
+            A function that takes the steps done and a note to show beside them.
+        """
+        if not self._progress.is_terminal:
             yield self._plain(name, total)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
-        with Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True) as progress:
+        with Progress(*columns, TimeRemainingColumn(), console=self._progress, transient=True) as progress:
             task = progress.add_task(name, total=total, note="")
             yield lambda done, note="": progress.update(task, completed=done, note=note)
 
     def _plain(self, name: str, total: int) -> Update:
+        """A line on standard error now and then."""
         shown = time.monotonic()
 
         def update(done: int, note: str = "") -> None:
             nonlocal shown
             if time.monotonic() - shown > PLAIN_SECONDS:
                 shown = time.monotonic()
-                self.line(f"{name} {done}/{total} {note}".rstrip())
+                self._progress.print(f"{name} {done}/{total} {note}".rstrip(), markup=False)
 
         return update
 
