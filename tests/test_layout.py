@@ -40,6 +40,10 @@ APART = {
 }
 
 
+def part_files(part: str) -> list[Path]:
+    return list((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
+
+
 def imported_parts(file: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -60,10 +64,40 @@ def test_every_part_is_in_the_list():
 @pytest.mark.parametrize("part", FLOORS)
 def test_imports_run_downwards(part):
     allowed = set(FLOORS[: FLOORS.index(part) + 1]) - APART.get(part, set())
-    files = list((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
-    for file in files:
+    for file in part_files(part):
         wrong = (imported_parts(file) & set(FLOORS)) - allowed
         assert not wrong, f"{file.relative_to(PACKAGE)} imports {wrong}"
+
+
+def public_names(module: str) -> set[str] | None:
+    """The `__all__` of a package; None for a module of one file, which has no insides to reach into."""
+    folder = PACKAGE.joinpath(*module.split(".")[1:])
+    if not folder.is_dir():
+        return None
+    tree = ast.parse((folder / "__init__.py").read_text())
+    lists = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    ]
+    return set(ast.literal_eval(lists[0])) if lists else set()
+
+
+@pytest.mark.parametrize("part", FLOORS)
+def test_parts_import_only_public_names_of_each_other(part):
+    """`from resnext_jax.data import decode`, not `from resnext_jax.data.images import decode`."""
+    for file in part_files(part):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("resnext_jax."):
+                continue
+            steps = node.module.split(".")
+            if steps[1] == part:
+                continue
+            where = f"{file.relative_to(PACKAGE)}:{node.lineno}"
+            public = public_names(node.module)
+            if public is None:
+                assert len(steps) == 2, f"{where} reaches into {node.module}: import from its package"
+            else:
+                hidden = {alias.name for alias in node.names} - public
+                assert not hidden, f"{where}: {hidden} not in the __all__ of {node.module}"
 
 
 def test_heavy_packages_load_where_they_are_used():

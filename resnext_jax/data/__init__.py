@@ -2,7 +2,9 @@
 
 from resnext_jax.data.config import DataConfig, open_dataset, read_images
 from resnext_jax.data.dataset import Dataset
-from resnext_jax.data.loading import Images, load_images
+from resnext_jax.data.files import GivenImages, ImageLike, list_files
+from resnext_jax.data.images import decode, image_suffixes
+from resnext_jax.data.loading import Images, Pixels, load_images
 from resnext_jax.data.pipeline import (
     Batch,
     WaitTimer,
@@ -14,7 +16,7 @@ from resnext_jax.data.pipeline import (
 )
 from resnext_jax.data.prepare import prepare_tfds
 from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocessing
-from resnext_jax.data.sources import Record, Source
+from resnext_jax.data.sources import Record, Source, Subset
 from resnext_jax.data.split import Split, limit
 
 __all__ = [
@@ -23,16 +25,23 @@ __all__ = [
     "Batch",
     "DataConfig",
     "Dataset",
+    "GivenImages",
+    "ImageLike",
     "Images",
     "Normalize",
+    "Pixels",
     "Preprocessing",
     "Record",
     "Source",
     "Split",
+    "Subset",
     "WaitTimer",
     "check_batch",
+    "decode",
     "eval_batches",
+    "image_suffixes",
     "limit",
+    "list_files",
     "load_images",
     "open_dataset",
     "prefetch_to_device",

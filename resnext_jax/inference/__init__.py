@@ -3,7 +3,7 @@
 from resnext_jax.inference.classification import classification_report, confusion_matrix
 from resnext_jax.inference.converted import convert_to_run
 from resnext_jax.inference.evaluator import Evaluator
-from resnext_jax.inference.explain import Explanations, evidence
+from resnext_jax.inference.explain import Explanations, Method, evidence
 from resnext_jax.inference.export import check_format, export_model
 from resnext_jax.inference.fold import fold_batch_norm
 from resnext_jax.inference.metrics import Sums, mean_metrics, means, metric_sums, zero_sums
@@ -13,6 +13,7 @@ from resnext_jax.inference.step import make_eval_step
 __all__ = [
     "Evaluator",
     "Explanations",
+    "Method",
     "Predictions",
     "Predictor",
     "Sums",

@@ -9,8 +9,7 @@ from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.models import split_model
 from resnext_jax.runs import ModelSpec
-from resnext_jax.weights import identify, preprocessing
-from resnext_jax.weights.named import is_name
+from resnext_jax.weights import identify, is_name, preprocessing
 
 
 def convert_to_run(

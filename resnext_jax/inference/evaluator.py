@@ -5,8 +5,7 @@ import numpy as np
 from flax import nnx
 
 from resnext_jax.console import Update
-from resnext_jax.data import Images, eval_batches, prefetch_to_device
-from resnext_jax.data.preprocessing import Normalize
+from resnext_jax.data import Images, Normalize, eval_batches, prefetch_to_device
 from resnext_jax.devices import DataParallel
 from resnext_jax.inference.step import EvalStep, make_eval_step
 from resnext_jax.models import Tree

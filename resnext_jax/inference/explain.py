@@ -13,7 +13,7 @@ from flax import nnx
 from PIL import Image
 
 from resnext_jax.console import Update
-from resnext_jax.data.preprocessing import Preprocessing
+from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.models import ResNet, merge_model, split_model
 

@@ -11,10 +11,17 @@ import numpy as np
 from flax import nnx
 
 from resnext_jax.console import Console, Update
-from resnext_jax.data import DataConfig, Preprocessing, Source, load_images, read_images
-from resnext_jax.data.files import GivenImages, ImageLike
-from resnext_jax.data.images import decode
-from resnext_jax.data.loading import Pixels
+from resnext_jax.data import (
+    DataConfig,
+    GivenImages,
+    ImageLike,
+    Pixels,
+    Preprocessing,
+    Source,
+    decode,
+    load_images,
+    read_images,
+)
 from resnext_jax.devices import DataParallel, enable_compilation_cache
 from resnext_jax.errors import BadInput
 from resnext_jax.inference.classification import classification_report

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from resnext_jax.data.preprocessing import Normalize
-from resnext_jax.devices.parallel import Batch
-from resnext_jax.models.trees import Tree, merge_model
+from resnext_jax.data import Normalize
+from resnext_jax.devices import Batch
+from resnext_jax.models import Tree, merge_model
 
 EvalStep = Callable[[Tree, Batch], jax.Array]
 

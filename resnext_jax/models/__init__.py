@@ -3,7 +3,7 @@
 from resnext_jax.models.blocks import BasicBlock, Bottleneck, PreactivationBottleneck, ResNetConfig
 from resnext_jax.models.cost import StageCost, multiply_adds, parameter_count, stage_costs
 from resnext_jax.models.norm import BatchNorm
-from resnext_jax.models.resnet import ResNet
+from resnext_jax.models.resnet import ResNet, linear_head
 from resnext_jax.models.transfer import freeze_norms, trainable_mask
 from resnext_jax.models.trees import Tree, merge_model, split_model
 from resnext_jax.models.variants import VARIANTS, abstract_model, build_model, get_config, list_models
@@ -22,6 +22,7 @@ __all__ = [
     "build_model",
     "freeze_norms",
     "get_config",
+    "linear_head",
     "list_models",
     "merge_model",
     "multiply_adds",

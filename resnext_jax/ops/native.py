@@ -24,7 +24,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from resnext_jax.storage.cache import cache_directory
+from resnext_jax.storage import cache_directory
 
 SOURCES = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-shared", "-fPIC", "-w")

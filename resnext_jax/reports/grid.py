@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from resnext_jax.data import Preprocessing, Source, load_images
+from resnext_jax.data import Preprocessing, Source, Subset, load_images
 from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
-from resnext_jax.data.sources import Subset
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import Predictions
 from resnext_jax.reports.fonts import fonts_for

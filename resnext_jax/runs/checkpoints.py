@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from resnext_jax.models.trees import Tree
+from resnext_jax.models import Tree
 from resnext_jax.runs.directory import CHECKPOINTS
 from resnext_jax.runs.history import rank
 

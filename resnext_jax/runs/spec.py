@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from resnext_jax.data.preprocessing import Preprocessing
+from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.models import ResNet, ResNetConfig, abstract_model, get_config
 

@@ -16,8 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from resnext_jax.data import Preprocessing
-from resnext_jax.data.images import decode, image_suffixes
+from resnext_jax.data import Preprocessing, decode, image_suffixes
 from resnext_jax.errors import BadInput
 from resnext_jax.serve.config import ServeConfig
 

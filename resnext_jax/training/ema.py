@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from resnext_jax.models.trees import Tree
+from resnext_jax.models import Tree
 
 
 def update_ema(average: Tree, model: Tree, step: jax.Array, decay: float) -> Tree:

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resnext_jax.models import trainable_mask
-from resnext_jax.models.trees import Tree
+from resnext_jax.models import Tree, trainable_mask
 from resnext_jax.training.config import TrainConfig
 
 

@@ -19,8 +19,7 @@ from resnext_jax.training.loss import Loss, class_weights
 from resnext_jax.training.optimizer import make_optimizer
 from resnext_jax.training.state import TrainState, create_state
 from resnext_jax.training.step import TrainStep, make_train_step
-from resnext_jax.weights import create_model, preprocessing
-from resnext_jax.weights.named import is_name
+from resnext_jax.weights import create_model, is_name, preprocessing
 
 
 @dataclass(frozen=True)

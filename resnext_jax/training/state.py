@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnext_jax.models.trees import Tree
+from resnext_jax.models import Tree
 
 
 class TrainState(NamedTuple):

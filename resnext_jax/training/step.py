@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from resnext_jax.data import Normalize
 from resnext_jax.data.augment import Augment, Mix
-from resnext_jax.data.preprocessing import Normalize
-from resnext_jax.devices.parallel import AXIS, Batch
-from resnext_jax.inference.metrics import Sums, metric_sums, zero_sums
-from resnext_jax.models import trainable_mask
-from resnext_jax.models.trees import Tree, merge_model, split_model
+from resnext_jax.devices import AXIS, Batch
+from resnext_jax.inference import Sums, metric_sums, zero_sums
+from resnext_jax.models import Tree, merge_model, split_model, trainable_mask
 from resnext_jax.training.ema import update_ema
 from resnext_jax.training.loss import Loss
 from resnext_jax.training.state import TrainState

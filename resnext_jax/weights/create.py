@@ -8,11 +8,9 @@ from flax import nnx
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
-from resnext_jax.models import ResNet, abstract_model, build_model
-from resnext_jax.models.resnet import linear_head
+from resnext_jax.models import ResNet, abstract_model, build_model, linear_head
 from resnext_jax.runs import read_spec
-from resnext_jax.storage.cache import cache_directory
-from resnext_jax.storage.download import download
+from resnext_jax.storage import cache_directory, download
 from resnext_jax.weights.files import head_size, read_weights
 from resnext_jax.weights.named import is_name, named_weights
 from resnext_jax.weights.state_dict import Head, load_torch_state_dict

@@ -8,8 +8,8 @@ from tyro.conf import Positional
 from resnext_jax import inference
 from resnext_jax.cli.commands.choices import Checkpoint, at_least_one
 from resnext_jax.console import Console
-from resnext_jax.data.files import list_files
-from resnext_jax.inference.explain import Method
+from resnext_jax.data import list_files
+from resnext_jax.inference import Method
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 from resnext_jax import inference
 from resnext_jax.cli.commands.choices import Checkpoint, at_least_one
 from resnext_jax.console import Console
+from resnext_jax.data import list_files
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Predict:
         at_least_one(top_k=self.top_k, batch_size=self.batch_size, images=len(self.images))
         if self.grid:
             grid.check_format(self.grid)
+        files = list_files(self.images)
         predictor = inference.load_run(self.run, self.checkpoint)
-        with Console().task("reading images", 0) as update:
+        with Console().task("reading images", len(files)) as update:
             predictions = predictor.predict(
-                self.images, batch_size=self.batch_size, skip_bad_images=self.skip_bad_images, update=update
+                files, batch_size=self.batch_size, skip_bad_images=self.skip_bad_images, update=update
             )
         tables.print_predictions(predictions, self.top_k)
         if self.csv:

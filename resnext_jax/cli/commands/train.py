@@ -19,13 +19,11 @@ def train(config: TrainConfig) -> FitResult:
     Args:
         config: the run.
     """
-    from resnext_jax.reports.curves import write_curves
+    from resnext_jax.reports import curves, tensorboard
 
-    writers: list[Writer] = [write_curves]
+    writers: list[Writer] = [curves.write_curves]
     if config.tensorboard:
-        from resnext_jax.reports.tensorboard import TensorBoard
-
-        writers.append(TensorBoard())
+        writers.append(tensorboard.TensorBoard())
     result = fit(config, writers=writers)
     summary = result.summary
     print(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from resnext_jax.data.builders.archive_builder import ArchiveBuilder
 from resnext_jax.errors import BadInput
-from resnext_jax.storage.download import download
+from resnext_jax.storage import download
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
