@@ -17,7 +17,7 @@ from resnext_jax.data.pipeline import (
 from resnext_jax.data.prepare import prepare_tfds
 from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocessing
 from resnext_jax.data.sources import Record, Source, Subset
-from resnext_jax.data.split import Split, limit
+from resnext_jax.data.split import Split, groups_of, limit
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -39,6 +39,7 @@ __all__ = [
     "check_batch",
     "decode",
     "eval_batches",
+    "groups_of",
     "image_suffixes",
     "limit",
     "list_files",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnext_jax.data.sources import NamedSource, Source, Subset
+from resnext_jax.data.sources import Concatenation, NamedSource, Source, Subset
 from resnext_jax.errors import BadInput
 
 # What data sets call their splits.
@@ -103,6 +103,31 @@ class Split:
                     f"{option}={value!r}: divides nothing, {name} is already divided into "
                     f"{' and '.join(splits)}; leave it out"
                 )
+
+
+def groups_of(source: Source, group_by: str | None = None) -> list[str] | None:
+    """The group of each image of a split.
+
+    Args:
+        source: as `Dataset.split` has it.
+        group_by: as in `Split`.
+
+    Returns:
+        Length N; None if images stand alone.
+
+    Raises:
+        BadInput: see `groups_by_regex`.
+    """
+    if isinstance(source, Subset):
+        groups = groups_of(source.source, group_by)
+        return None if groups is None else [groups[i] for i in source.indices]
+    if isinstance(source, Concatenation):
+        parts = [groups_of(part, group_by) for part in source.sources]
+        return None if None in parts else [group for part in parts for group in part]
+    if group_by is not None:
+        return groups_by_regex(source.names, group_by)
+    groups = source.groups
+    return None if groups is None else list(groups)
 
 
 def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:

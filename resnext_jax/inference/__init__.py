@@ -1,7 +1,14 @@
 """Inference: one path from images to probabilities; metrics, evaluation, the predictor of a run."""
 
-from resnext_jax.inference.classification import classification_report, confusion_matrix
+from resnext_jax.inference.bootstrap import RESAMPLES, intervals
+from resnext_jax.inference.classification import (
+    Results,
+    classification_report,
+    confusion_matrix,
+    make_results,
+)
 from resnext_jax.inference.converted import convert_to_run
+from resnext_jax.inference.evaluation import LabelledPredictions
 from resnext_jax.inference.evaluator import Evaluator
 from resnext_jax.inference.explain import Explanations, Method, evidence
 from resnext_jax.inference.export import check_format, export_model
@@ -11,11 +18,14 @@ from resnext_jax.inference.predictor import Predictions, Predictor, load_run
 from resnext_jax.inference.step import make_eval_step
 
 __all__ = [
+    "RESAMPLES",
     "Evaluator",
     "Explanations",
+    "LabelledPredictions",
     "Method",
     "Predictions",
     "Predictor",
+    "Results",
     "Sums",
     "check_format",
     "classification_report",
@@ -24,8 +34,10 @@ __all__ = [
     "evidence",
     "export_model",
     "fold_batch_norm",
+    "intervals",
     "load_run",
     "make_eval_step",
+    "make_results",
     "mean_metrics",
     "means",
     "metric_sums",

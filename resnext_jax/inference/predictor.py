@@ -19,15 +19,15 @@ from resnext_jax.data import (
     Preprocessing,
     Source,
     decode,
+    groups_of,
     load_images,
     read_images,
 )
 from resnext_jax.devices import DataParallel, enable_compilation_cache
 from resnext_jax.errors import BadInput
-from resnext_jax.inference.classification import classification_report
+from resnext_jax.inference.evaluation import LabelledPredictions
 from resnext_jax.inference.evaluator import Evaluator
 from resnext_jax.inference.explain import Explanations, Method, choose_targets, evidence
-from resnext_jax.inference.metrics import mean_metrics
 from resnext_jax.models import ResNet, Tree, merge_model, split_model
 from resnext_jax.runs import Checkpoints, ModelSpec, Which
 
@@ -201,23 +201,14 @@ class Predictor:
             changes: fields of `DataConfig` to replace, such as `data` or `data_dir`.
 
         Returns:
-            `images` (their number), `loss`, `top1`, above five classes `top5`, and all that
-            `classification_report` has.
+            All that `LabelledPredictions.metrics` has.
 
         Raises:
             BadInput: no such split, or other classes than the model's.
             FileNotFoundError: the data are not there.
         """
-        config = self._data(changes)
-        dataset = config.open()
-        if dataset.classes != self.classes:
-            raise BadInput(
-                f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "
-                f"{', '.join(self.classes)}"
-            )
-        source = dataset.split(split)
-        options = {"positive": positive, "quiet": quiet, "batch_size": batch_size, "devices": devices}
-        return self.evaluate_source(source, split, **options, **changes)
+        options = {"quiet": quiet, "batch_size": batch_size, "devices": devices}
+        return self.predict_split(split, **options, **changes).metrics(positive)
 
     def evaluate_source(
         self,
@@ -241,13 +232,50 @@ class Predictor:
             devices: use only this many; None: all of this host.
             changes: fields of `DataConfig` to replace, such as `cache_gib` or `workers`.
         """
+        return self._predict_source(
+            source, name, self._data(changes), None, quiet, batch_size, devices
+        ).metrics(positive)
+
+    def predict_split(
+        self,
+        split: str = "val",
+        *,
+        quiet: bool = True,
+        batch_size: int | None = None,
+        devices: int | None = None,
+        **changes: object,
+    ) -> LabelledPredictions:
+        """Classify the images of a split, whose classes are known; arguments and errors as in `evaluate`."""
         config = self._data(changes)
+        dataset = config.open()
+        if dataset.classes != self.classes:
+            raise BadInput(
+                f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "
+                f"{', '.join(self.classes)}"
+            )
+        source = dataset.split(split)
+        # The expression for groups is about the names of the data that the run was trained on.
+        is_other = "data" in changes and "group_by" not in changes
+        groups = groups_of(source, None if is_other else config.group_by)
+        return self._predict_source(source, split, config, groups, quiet, batch_size, devices)
+
+    def _predict_source(
+        self,
+        source: Source,
+        name: str,
+        config: DataConfig,
+        groups: Sequence[str] | None,
+        quiet: bool,
+        batch_size: int | None,
+        devices: int | None,
+    ) -> LabelledPredictions:
         images = read_images(source, name, self.preprocessing, config, config.cache_gib, Console(quiet))
         batch_size = batch_size or self.settings.get("batch_size", 32)
         log_probabilities = self._log_probabilities(images, batch_size, devices)
-        metrics = mean_metrics(log_probabilities, images.labels)
-        report = classification_report(log_probabilities, images.labels, self.classes, positive)
-        return {"images": len(images)} | metrics | report
+        if groups is not None and len(images) < len(source):  # some could not be read
+            group_of = dict(zip(source.keys, groups, strict=True))
+            groups = [group_of[key] for key in images.keys]
+        return LabelledPredictions(images, log_probabilities, self.classes, groups)
 
     def _data(self, changes: dict[str, object]) -> DataConfig:
         known = [f.name for f in fields(DataConfig)]

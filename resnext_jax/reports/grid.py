@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from resnext_jax.data import Preprocessing, Source, Subset, load_images
 from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
 from resnext_jax.errors import BadInput
-from resnext_jax.inference import Predictions
+from resnext_jax.inference import LabelledPredictions, Predictions
 from resnext_jax.reports.fonts import fonts_for
 
 COLUMNS = 6
@@ -81,6 +81,38 @@ def draw_predictions(predictions: Predictions, file: Path, most: int = 36) -> No
         captions.append(caption)
         colors.append(color)
     draw_images(predictions.images[chosen], captions, colors, file)
+
+
+def draw_mistakes(predictions: LabelledPredictions, file: Path, most: int = 36) -> bool:
+    """Draw the images of which the model is surest and wrong, the surest first.
+
+    Args:
+        predictions: of a split.
+        file: picture to write.
+        most: images drawn.
+
+    Returns:
+        Whether there are any; otherwise nothing is written.
+    """
+    chosen = predictions.mistakes(most)
+    if not len(chosen):
+        return False
+    classes, labels = predictions.classes, predictions.labels
+    captions = []
+    for i in chosen:
+        row = predictions.log_probabilities[i]
+        guess = int(row.argmax())
+        captions.append(
+            f"{classes[guess]} {100 * np.exp(row[guess]):.0f} %\n"
+            f"true: {classes[labels[i]]} {100 * np.exp(row[labels[i]]):.0f} %\n{shorten(predictions.keys[i])}"
+        )
+    draw_images(predictions.images.gather(chosen), captions, [WRONG] * len(chosen), file)
+    return True
+
+
+def shorten(key: str, most: int = 24) -> str:
+    """An image's name in few characters; its end is kept, which tells files apart."""
+    return key if len(key) <= most else f"…{key[1 - most :]}"
 
 
 def draw_samples(source: Source, preprocessing: Preprocessing, count: int, seed: int, file: Path) -> None:

@@ -10,8 +10,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from resnext_jax.console import format_metrics
-from resnext_jax.inference import Predictions
+from resnext_jax.inference import RESAMPLES, Predictions
 from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
 
 MOST_COLUMNS = 12  # classes up to which a confusion matrix is printed
@@ -52,25 +51,76 @@ def write_predictions(predictions: Predictions, file: Path) -> None:
             table.writerow([key, name, f"{probability:.6f}", *(f"{value:.6f}" for value in row)])
 
 
+# Metrics of a whole evaluation as people know them, and whether they are shares.
+METRICS = {
+    "top1": ("top-1", True),
+    "top5": ("top-5", True),
+    "balanced_accuracy": ("balanced accuracy", True),
+    "macro.f1": ("macro F1", False),
+    "sensitivity": ("sensitivity", True),
+    "specificity": ("specificity", True),
+    "roc_auc": ("ROC-AUC", False),
+    "pr_auc": ("PR-AUC", False),
+    "loss": ("loss", False),
+    "ece": ("calibration error", True),
+}
+SCORES = ("precision", "recall", "f1")
+
+
 def print_metrics(metrics: dict[str, Any]) -> None:
     """What `Predictor.evaluate` found: totals, a row a class, and for few classes the confusion matrix."""
-    print(f"{format_metrics(metrics)}  calibration error {100 * metrics['ece']:.2f} %")
-    if "roc_auc" in metrics:
-        print(
-            f"{metrics['positive']}: sensitivity {100 * metrics['sensitivity']:.2f} %  specificity "
-            f"{100 * metrics['specificity']:.2f} %  ROC-AUC {metrics['roc_auc']:.4f}"
-        )
-    scores = ("precision", "recall", "f1")
-    rows = [
-        [name, *(f"{values[score]:.4f}" for score in scores), f"{values['support']:,}"]
-        for name, values in metrics["per_class"].items()
-    ]
-    rows.append(["mean", *(f"{metrics['macro'][score]:.4f}" for score in scores), f"{metrics['images']:,}"])
-    print_table(["class", *scores, "support"], rows)
+    if "positive" in metrics:
+        print(f"to be detected: {metrics['positive']}")
+    print_table(["metric", "value", "95 % interval"], total_rows(metrics))
+    intervals = metrics["intervals"]["per_class"]
+    rows = []
+    for name, values in metrics["per_class"].items():
+        cells = [
+            cell for score in SCORES for cell in (f"{values[score]:.4f}", span(intervals[name][score], False))
+        ]
+        rows.append([name, *cells, f"{values['support']:,}"])
+    print_table(["class", *(cell for score in SCORES for cell in (score, "95 %")), "support"], rows)
     classes = list(metrics["per_class"])
     if len(classes) <= MOST_COLUMNS:
         rows = [[name, *map(str, counts)] for name, counts in zip(classes, metrics["confusion"], strict=True)]
         print_table(["true \\ predicted", *classes], rows)
+    print(interval_note(metrics))
+
+
+def total_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each metric of a whole evaluation."""
+    rows = []
+    for key, (name, is_share) in METRICS.items():
+        value, bounds = nested(metrics, key), nested(metrics["intervals"], key)
+        if value is not None:
+            rows.append((name, number(value, is_share), span(bounds, is_share)))
+    return rows
+
+
+def interval_note(metrics: dict[str, Any]) -> str:
+    """How the intervals were found."""
+    drawn = f"{metrics['images']:,} images" if not metrics["groups"] else f"{metrics['groups']:,} groups"
+    return f"intervals: by {RESAMPLES} resamples of the {drawn}"
+
+
+def nested(values: dict[str, Any], key: str) -> Any:
+    """An entry by its dotted name; None if there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+def number(value: float, is_share: bool) -> str:
+    """A metric as people write it."""
+    return f"{100 * value:.2f} %" if is_share else f"{value:.4f}"
+
+
+def span(bounds: list[float] | None, is_share: bool) -> str:
+    """A confidence interval as people write it; empty if there is none."""
+    if bounds is None:
+        return ""
+    low, high = bounds
+    return f"{100 * low:.1f} to {100 * high:.1f} %" if is_share else f"{low:.3f} to {high:.3f}"
 
 
 def print_models() -> None:

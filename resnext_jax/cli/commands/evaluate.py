@@ -1,5 +1,6 @@
 """`resnext-jax evaluate`."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from tyro.conf import Positional
 
 from resnext_jax import inference, runs
 from resnext_jax.cli.commands.choices import Checkpoint, Split
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,21 +31,27 @@ class Evaluate:
     the second)."""
     confusion: Path | None = None
     """Draw the confusion matrix to this picture."""
+    mistakes: Path | None = None
+    """Draw the images on which the model is surest and wrong to this picture."""
     json: bool = False
     """Print JSON."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import confusion, grid, tables
 
-        if self.confusion:
-            grid.check_format(self.confusion)
+        for picture in (self.confusion, self.mistakes):
+            if picture:
+                grid.check_format(picture)
         predictor = inference.load_run(self.run, self.checkpoint)
         split = self.split or ("all" if self.data else "val")
         other = {name: getattr(self, name) for name in ("data", "data_dir")}
         changes = {name: value for name, value in other.items() if value is not None}
-        metrics = predictor.evaluate(split, positive=self.positive, quiet=self.json, **changes)
+        predictions = predictor.predict_split(split, quiet=self.json, **changes)
+        metrics = predictions.metrics(self.positive)
         if self.confusion:
             confusion.draw_confusion(metrics["confusion"], predictor.classes, self.confusion)
+        if self.mistakes and not grid.draw_mistakes(predictions, self.mistakes):
+            logger.info("mistakes=%s: not drawn, as there are none", self.mistakes)
         if self.json:
             print(runs.to_json({"run": str(self.run), "step": predictor.step, "split": split} | metrics))
         else:

@@ -1,0 +1,73 @@
+"""Predictions of images whose classes are known, and their metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from resnext_jax.data import Images
+from resnext_jax.inference.bootstrap import intervals
+from resnext_jax.inference.classification import Results, classification_report, make_results
+from resnext_jax.inference.metrics import mean_metrics
+
+
+@dataclass(frozen=True)
+class LabelledPredictions:
+    """Predictions of images whose classes are known; made by `Predictor.predict_split`.
+
+    Args:
+        images: the images, with labels and keys.
+        log_probabilities: float32 [N, K].
+        classes: the K class names.
+        groups: the group of each image (a patient), if there are groups.
+    """
+
+    images: Images
+    log_probabilities: np.ndarray
+    classes: tuple[str, ...]
+    groups: Sequence[str] | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N]."""
+        return self.images.labels
+
+    @property
+    def keys(self) -> list[str]:
+        """The images' names, length N."""
+        return self.images.keys
+
+    def results(self, positive: str | None = None) -> Results:
+        """What metrics are computed of; `positive` as in `metrics`."""
+        return make_results(self.log_probabilities, self.labels, self.classes, positive)
+
+    def metrics(self, positive: str | None = None) -> dict[str, Any]:
+        """Metrics and their confidence intervals.
+
+        Args:
+            positive: of two classes, the one to be detected; None: the second.
+
+        Returns:
+            `images` and `groups` (their numbers; None if images stand alone), `loss`, `top1`, with more than
+            five classes `top5`, all that `classification_report` has, and `intervals`, see there.
+
+        Raises:
+            BadInput: `positive` is none of two classes.
+        """
+        results = self.results(positive)
+        counts = {"images": len(self.images), "groups": self.groups and len(set(self.groups))}
+        report = classification_report(results)
+        return (
+            counts
+            | mean_metrics(self.log_probabilities, self.labels)
+            | report
+            | {"intervals": intervals(results, self.groups)}
+        )
+
+    def mistakes(self, most: int) -> np.ndarray:
+        """Images of which the model is surest and wrong, int [n], the surest first."""
+        predicted = self.log_probabilities.argmax(axis=1)
+        confidence = self.log_probabilities.max(axis=1)
+        wrong = np.flatnonzero(predicted != self.labels)
+        return wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
