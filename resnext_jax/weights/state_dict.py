@@ -15,6 +15,7 @@ from flax import nnx
 
 from resnext_jax.errors import BadInput
 from resnext_jax.models import VARIANTS, ResNet, ResNetConfig, abstract_model
+from resnext_jax.weights.find import find_state_dict
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,6 @@ _LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running
 # Convolutions: ours [H, W, I, O], torch's [O, I, H, W]; linear layers: ours [I, O], torch's [O, I].
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
-# Keys under which training scripts wrap a state dict.
-_WRAPPERS = ("state_dict", "model")
 _LISTED = 8  # names that a report gives of each kind
 
 
@@ -34,8 +33,8 @@ def load_torch_state_dict(model: ResNet, state_dict: Mapping[str, Any], *, head:
     """Fill a model with the arrays of a state dict in torch's names and layout.
 
     Every array of the state dict is used and every variable of the model is filled, or nothing is changed.
-    `num_batches_tracked` is ignored; a `{"state_dict": ...}` wrapper and DataParallel's `module.` are
-    removed; float16, bfloat16 and float64 become float32. The log says so.
+    Wrappers, prefixes and counters are removed as `find_state_dict` does; float16, bfloat16 and float64
+    become float32. The log says so.
 
     Args:
         model: filled in place; may be abstract.
@@ -84,38 +83,29 @@ def from_trees(*trees: Mapping[Any, Any]) -> StateDict:
     return dict(sorted(named.items()))
 
 
-def clean_state_dict(state_dict: Mapping[str, Any]) -> StateDict:
-    """Unwrap a state dict, strip prefixes, drop counters, and make every array float32 numpy.
+def clean_state_dict(state_dict: Mapping[str, Any], *, average: bool = True) -> StateDict:
+    """Find a state dict in what a script saved, strip prefixes, and make every array float32 numpy.
+
+    Args:
+        state_dict: as `find_state_dict` takes.
+        average: take averaged weights if they lie beside the raw ones.
 
     Raises:
-        ValueError: no arrays, or values that are not dense arrays of floating point numbers.
+        BadInput: no arrays, or arrays that are not dense ones of floating point numbers.
     """
-    if not isinstance(state_dict, Mapping):
-        raise BadInput(f"state dict: expected arrays by name, found a {type(state_dict).__name__}")
-    for wrapper in _WRAPPERS:
-        if isinstance(state_dict.get(wrapper), Mapping):
-            log.info("state dict: taken from under the key %r", wrapper)
-            state_dict = state_dict[wrapper]
-    other = [repr(name) for name in state_dict if not isinstance(name, str)]
-    if other:
-        raise BadInput(f"state dict: expected arrays by name, found one called {_join(other)}")
-    if state_dict and all(name.startswith("module.") for name in state_dict):
-        log.info("state dict: removed DataParallel's prefix 'module.' from every name")
-        state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    arrays, casts, bad = {}, {}, []
-    for name, value in state_dict.items():
-        if name.endswith("num_batches_tracked"):
-            continue
+    arrays: StateDict = {}
+    casts: dict[str, list[str]] = {}
+    bad = []
+    for name, value in find_state_dict(state_dict, average=average).items():
         array, dtype = _float32(value)
         if array is None:
             bad.append(f"{name} ({dtype})")
-        elif dtype != "float32":
+            continue
+        if dtype != "float32":
             casts.setdefault(dtype, []).append(name)
         arrays[name] = array
     if bad:
         raise BadInput(f"state dict: not a dense array of floating point numbers: {_join(bad)}")
-    if not arrays:
-        raise BadInput("state dict: holds no arrays")
     for dtype, names in casts.items():
         log.info("state dict: %d arrays cast from %s to float32", len(names), dtype)
     return arrays
