@@ -168,13 +168,19 @@ def test_paths_that_are_no_weights(arrays, tmp_path):
         write_weights(tmp_path / "run", arrays)
 
 
-def test_without_torch(monkeypatch, tiny, arrays, tmp_path):
-    """safetensors need no torch; .pth files say what to install."""
-    (tmp_path / "w.pth").write_bytes(b"")
+def test_without_torch(monkeypatch, torch, tiny, arrays, tmp_path):
+    """safetensors and zip files need no torch; writing .pth and reading older files do."""
+    write_weights(tmp_path / "w.pth", arrays)
+    torch.save(dict(arrays), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     write_weights(tmp_path / "w.safetensors", arrays)
-    create_model(tiny, num_classes=None, weights=tmp_path / "w.safetensors")
-    for use in (lambda: read_weights(tmp_path / "w.pth"), lambda: write_weights(tmp_path / "v.pth", arrays)):
+    for name in ("w.safetensors", "w.pth"):
+        model = create_model(tiny, num_classes=None, weights=tmp_path / name)
+        assert_same_bits(to_torch_state_dict(model), arrays)
+    for use in (
+        lambda: read_weights(tmp_path / "old.pth"),
+        lambda: write_weights(tmp_path / "v.pth", arrays),
+    ):
         with pytest.raises(ValueError, match=r"need PyTorch: pip install 'resnext-jax\[torch\]'"):
             use()
 

@@ -80,7 +80,7 @@ def test_a_folder_without_a_resnet(port, tmp_path, capsys):
         "error: give either a folder": (),
         "gone: no such folder; expected one with .pth files": ("gone",),
         "empty: no .pth files there": ("empty",),
-        "image_size=32, batch_size=0: expected at least 1": ("empty", "--batch-size", 0),
+        "--image-size=32, --batch-size=0: expected at least 1": ("empty", "--batch-size", 0),
     }.items(),
     ids=str,
 )

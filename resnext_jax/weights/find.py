@@ -16,9 +16,7 @@ log = logging.getLogger(__name__)
 Arrays = dict[str, Any]
 
 # Where scripts keep what is not the network's.
-_ASIDE = re.compile(
-    r"optim|.*sched|.*scaler|loss|callbacks|loops|hyper_parameters|args|amp", re.IGNORECASE
-)
+_ASIDE = re.compile(r"optim|.*sched|.*scaler|loss|callbacks|loops|hyper_parameters|args|amp", re.IGNORECASE)
 _AVERAGE = re.compile(r"(?:^|_)(?:ema|averaged?|teacher|swa)(?:_|$)", re.IGNORECASE)
 _DEEPEST = 4
 # One of these begins the names of every ResNet; what stands before it is a prefix.
@@ -59,6 +57,8 @@ def _state_dicts(content: Mapping, place: tuple[str, ...] = (), seen: set[int] |
     seen.add(id(content))
     if any(_is_array(value) for value in content.values()):
         other = [repr(name) for name in content if not isinstance(name, str)]
+        if other and not place:
+            raise BadInput(f"expected arrays by name, found one called {other[0]}")
         if other:
             return
         yield place, content

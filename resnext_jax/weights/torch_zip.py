@@ -12,7 +12,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -294,7 +294,7 @@ def _table(reader: _Unpickler) -> dict[tuple[str, str], Callable[..., Any]]:
         return reader.tensor(storage, offset, shape, strides, dtype=dtype)
 
     def path(*parts: str) -> str:
-        return "/".join(map(str, parts))
+        return str(PurePosixPath(*map(str, parts)))
 
     table: dict[tuple[str, str], Callable[..., Any]] = {
         ("collections", "OrderedDict"): OrderedDict,
@@ -304,7 +304,7 @@ def _table(reader: _Unpickler) -> dict[tuple[str, str], Callable[..., Any]]:
         ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
         ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
         ("torch", "Size"): tuple,
-        ("torch", "device"): path,
+        ("torch", "device"): lambda kind, *_: kind,
         ("argparse", "Namespace"): Namespace,
         ("_codecs", "encode"): encode,
         ("numpy", "dtype"): lambda name, *_: _NumpyType(name),
