@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -89,8 +90,8 @@ class _FormInMemory(MultiPartParser):
 async def _from_form(request: Request, body: AsyncGenerator[bytes, None], most: int) -> list[Upload]:
     try:
         form = await _FormInMemory(request.headers, body, max_files=most, max_fields=0).parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message} {EXPECTED}") from error
+    except (MultiPartException, FormParserError) as error:
+        raise HTTPException(400, f"the form cannot be read: {error}; {EXPECTED}") from error
     files = [file for _, file in form.multi_items() if isinstance(file, UploadFile)]
     return [Upload(file.filename or "image", await file.read()) for file in files]
 
