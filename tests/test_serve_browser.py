@@ -147,6 +147,28 @@ def test_one_image_is_told_in_words(browser, server, images):
     assert browser.find("#status").aria_role == "status"
 
 
+def test_a_class_shows_its_heat_map(browser, server, images):
+    browser.open(server.url)
+    choose(browser, images[0])
+    browser.until_status("one.jpg: ")
+    names = cards(browser)["one.jpg"]
+    seen = set()
+    for name, button in zip(
+        names, browser.driver.find_elements(By.CSS_SELECTOR, ".classes button"), strict=True
+    ):
+        button.click()
+        pressed = browser(
+            "return [...document.querySelectorAll('.classes button')].map((b) => b.ariaPressed)"
+        )
+        assert [each == "true" for each in pressed] == [each == name for each in names]
+        picture = browser.find("figure .map")
+        assert picture.get_attribute("alt") == f"Heat map of {name}"
+        assert browser.find("figcaption").text == name
+        browser.until(lambda: browser("return document.querySelector('.map').naturalWidth > 0"))
+        seen.add(picture.get_attribute("src"))
+    assert len(seen) == len(names)
+
+
 def test_a_bad_image_is_told_and_the_others_are_classified(browser, server, images, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "large.png").write_bytes(bytes(600_000))
@@ -203,14 +225,15 @@ def test_the_keyboard_reaches_everything(browser, server, images):
     browser.until_status("one.jpg: ")
     browser("document.activeElement.blur()")
     reached = []
-    for _ in range(4):
+    for _ in range(5):
         webdriver.ActionChains(browser.driver).send_keys(Keys.TAB).perform()
         element = browser.driver.switch_to.active_element
         reached.append(element.accessible_name)
         shown = element if element.tag_name != "input" else element.find_element(By.XPATH, "..")
         assert shown.value_of_css_property("outline-style") == "solid"  # where the focus is, is seen
-    assert reached == ["How it was trained", "Choose images", "Take a photo", "Clear"]
-    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    assert reached[:4] == ["How it was trained", "Choose images", "Take a photo", "Clear"]
+    assert reached[4].startswith(cards(browser)["one.jpg"][0])  # its classes are buttons
+    browser.find("#clear").send_keys(Keys.ENTER)
     assert cards(browser) == {}
     assert browser.driver.switch_to.active_element.get_attribute("id") == "files"
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +20,10 @@ from serving import COMMAND, Server, form, picture, serving, write_run
 from small_models import CLASSES
 
 from resnext_jax import load_run
+from resnext_jax.data.images import decode
+from resnext_jax.inference.explain import finest_stage
+from resnext_jax.reports.heatmaps import overlay
+from resnext_jax.serve.heat_maps import shrink
 
 TIMEOUT = 15
 LIMITS = {
@@ -130,6 +135,33 @@ def test_as_many_classes_are_named_as_asked_for(server):
     for top in ("0", "-1", "many", "²", ""):
         quoted = {"²": "%C2%B2"}.get(top, top)
         refused(server.send_files({"a.jpg": picture(1)}, f"/predict?top={quoted}"), 400, "top=")
+
+
+def test_heat_maps_are_those_of_explain(server, run):
+    predictor = load_run(run)
+    stage = finest_stage(predictor.model, predictor.preprocessing.image_size)
+    images = {"small.jpg": picture(1), "wide.png": picture(2, "PNG", size=(900, 300))}
+    status, answer = server.send_files(images, "/predict?heat_maps=true")
+    assert status == 200, answer
+    for prediction, image in zip(answer["predictions"], images.values(), strict=True):
+        original = shrink(decode(image, ""))
+        explained = predictor.explain(decode(image, ""), stage=stage, top_k=len(CLASSES))
+        assert len(prediction["classes"]) == len(CLASSES)
+        for place, named in enumerate(prediction["classes"]):
+            head, _, text = named["heat_map"].partition(",")
+            assert head == "data:image/jpeg;base64"
+            drawn = decode(base64.b64decode(text), "").astype(float)
+            known = overlay(explained, 0, place, original).astype(float)
+            assert drawn.shape == known.shape
+            assert np.abs(drawn - known).mean() < 6  # JPEG loses a little
+            # It is this class's map, not another's.
+            others = [
+                overlay(explained, 0, other, original) for other in range(len(CLASSES)) if other != place
+            ]
+            assert all(np.abs(drawn - known).mean() < np.abs(drawn - other).mean() for other in others)
+    status, answer = server.send_files({"a.jpg": picture(1)}, "/predict?heat_maps=false")
+    assert "heat_map" not in answer["predictions"][0]["classes"][0]
+    refused(server.send_files({"a.jpg": picture(1)}, "/predict?heat_maps=1"), 400, "heat_maps=1")
 
 
 def test_concurrent_clients_each_get_their_own_answer(server, expected):

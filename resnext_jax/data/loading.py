@@ -131,7 +131,7 @@ def load_images(
     count, side = len(source), preprocessing.image_size
     if not count:
         raise BadInput("the data set holds no image")
-    workers = workers or _available_cpus()
+    workers = workers or available_cpus()
     labels = np.full(count, -1, np.int32)
     keys = [""] * count
     cached = count * side * side * 3 <= budget_bytes
@@ -191,6 +191,7 @@ def _report_bad(reasons: list[str], count: int, skip_bad: bool) -> None:
     )
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
+    """CPUs that this process may use."""
     # Not os.cpu_count() where it can be helped: a container is often given fewer CPUs than the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -154,7 +154,7 @@ def evidence(
     if stage is None:
         stage = known[-1]
         _note_coarse(stage, stage_sizes(model, preprocessing.image_size))
-    compute = _gradient_maps(model, preprocessing, method, stage)
+    compute = gradient_maps(model, preprocessing, method, stage)
     maps = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
@@ -218,10 +218,20 @@ METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 
 
-def _gradient_maps(
+def gradient_maps(
     model: ResNet, preprocessing: Preprocessing, method: Method, stage: str
 ) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
-    """A compiled function of images and targets to maps [N, k, S, S]."""
+    """A function that computes what `evidence` does by gradients; it compiles once for each shape.
+
+    Args:
+        model: in evaluation form; its weights are taken now.
+        preprocessing: how the images were prepared, and how they are normalised.
+        method: "grad-cam" or "grad-cam++".
+        stage: whose output's gradient is taken: "stem", "layer1", ...
+
+    Returns:
+        A function of images, uint8 [N, S, S, 3], and targets, int [N, k], to maps, float32 [N, k, S, S].
+    """
     graphdef, params, batch_stats = split_model(model)
     side = preprocessing.image_size
     after = model.stages[0 if stage == "stem" else model.stages.index(stage) + 1 :]

@@ -1,8 +1,11 @@
 """A local web server for a run: classify images in the browser and by HTTP, watch a run under way."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnext_jax.serve.config import Address, ServeConfig
+
+if TYPE_CHECKING:
+    from resnext_jax.serve.server import serve, watch
 
 __all__ = ["Address", "ServeConfig", "serve", "watch"]
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.applications import Starlette
@@ -18,20 +19,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from resnext_jax.data.loading import available_cpus
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import Predictor
 from resnext_jax.runs import to_json
 from resnext_jax.serve.batching import Batcher
 from resnext_jax.serve.config import Address, ServeConfig
 from resnext_jax.serve.guard import Guard
+from resnext_jax.serve.heat_maps import HeatMaps, shrink
 from resnext_jax.serve.metrics import CONTENT_TYPE, Metrics
-from resnext_jax.serve.uploads import Upload, prepare, read_uploads
+from resnext_jax.serve.uploads import Upload, decode_upload, read_uploads
 from resnext_jax.serve.watching import read_progress
 
 logger = logging.getLogger(__name__)
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-TOP = 5  # classes named for an image, unless asked for more
+TOP = 5  # classes named for an image unless the request asks for another number; only these have heat maps
+
+T = TypeVar("T")
 
 
 def watch_app(directory: Path, address: Address) -> Starlette:
@@ -45,17 +50,15 @@ def watch_app(directory: Path, address: Address) -> Starlette:
     return _app([*routes, *_run_routes(directory, classifies=False)], address)
 
 
-def serve_app(directory: Path, predictor: Predictor, batcher: Batcher, metrics: Metrics, config: ServeConfig):
+def serve_app(directory: Path, classifier: "Classifier", metrics: Metrics, config: ServeConfig) -> Starlette:
     """Classifies images, and shows how the run went.
 
     Args:
         directory: the run directory.
-        predictor: the model.
-        batcher: its device.
+        classifier: answers `POST /predict`.
         metrics: counts.
         config: limits, and whom to answer.
     """
-    classifier = Classifier(predictor, batcher, metrics, config)
     routes = [
         _page("/", "index.html"),
         _page("/predict.js", "predict.js"),
@@ -73,13 +76,22 @@ class Classifier:
     Args:
         predictor: the model.
         batcher: its device.
+        heat_maps: compiled already.
         metrics: counts.
         config: limits.
     """
 
-    def __init__(self, predictor: Predictor, batcher: Batcher, metrics: Metrics, config: ServeConfig):
-        self._predictor, self._batcher, self._metrics, self._config = predictor, batcher, metrics, config
-        self._decoders = ThreadPoolExecutor(thread_name_prefix="decode")
+    def __init__(
+        self,
+        predictor: Predictor,
+        batcher: Batcher,
+        heat_maps: HeatMaps,
+        metrics: Metrics,
+        config: ServeConfig,
+    ):
+        self._predictor, self._batcher, self._heat_maps = predictor, batcher, heat_maps
+        self._metrics, self._config = metrics, config
+        self._workers = ThreadPoolExecutor(available_cpus(), thread_name_prefix="image")
         self._in_progress = 0
 
     async def predict(self, request: Request) -> Response:
@@ -131,42 +143,63 @@ class Classifier:
             self._metrics.in_progress.set(self._in_progress)
 
     async def _answer(self, request: Request) -> dict[str, Any]:
-        top = _top(request)
+        top, explain = _top(request), _explain(request)
         received = False
         try:
             async with asyncio.timeout(self._config.timeout):
                 uploads = await read_uploads(request, self._config)
                 received = True
-                images = await self._prepare(uploads)
-                futures = [asyncio.wrap_future(self._batcher.submit(image)) for image in images]
-                probabilities = await asyncio.gather(*futures)
+                images = await self._prepare(uploads, explain)
+                answers = [self._classify(*image, top) for image in images]
+                classes = await asyncio.gather(*answers)
         except TimeoutError:
             what = "answered" if received else "received"
             late = f"the request was not {what} within {self._config.timeout:g} s"
             raise HTTPException(504 if received else 408, late) from None
-        names = [upload.name for upload in uploads]
-        rows = zip(names, probabilities, strict=True)
-        return {"predictions": [{"name": name, "classes": self._classes(row, top)} for name, row in rows]}
+        rows = zip(uploads, classes, strict=True)
+        return {"predictions": [{"name": upload.name, "classes": named} for upload, named in rows]}
 
-    async def _prepare(self, uploads: Sequence[Upload]) -> list[np.ndarray]:
-        loop = asyncio.get_running_loop()
-        arguments = self._predictor.preprocessing, self._config.max_pixels
-        jobs = [loop.run_in_executor(self._decoders, prepare, upload, *arguments) for upload in uploads]
-        images = await asyncio.gather(*jobs, return_exceptions=True)
-        errors = [image for image in images if isinstance(image, BaseException)]
-        refusals = [error for error in errors if isinstance(error, HTTPException)]
-        if len(errors) > len(refusals):
-            raise next(error for error in errors if error not in refusals)
+    async def _prepare(
+        self, uploads: Sequence[Upload], explain: bool
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Each image as the network sees it, and as its heat maps show it."""
+
+        def prepare(upload: Upload) -> tuple[np.ndarray, np.ndarray | None]:
+            original = decode_upload(upload, self._config.max_pixels)
+            return self._predictor.preprocessing(original), shrink(original) if explain else None
+
+        outcomes = await asyncio.gather(
+            *(self._work(prepare, upload) for upload in uploads), return_exceptions=True
+        )
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, HTTPException)]
         if refusals:
             raise HTTPException(refusals[0].status_code, "; ".join(error.detail for error in refusals))
+        images = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            images.append(outcome)
         return images
 
-    def _classes(self, probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
+    async def _classify(self, image: np.ndarray, original: np.ndarray | None, top: int) -> list[dict]:
+        """The most probable classes of an image, those with heat maps if the original is given."""
+        probabilities = await asyncio.wrap_future(self._batcher.submit(image))
         if not np.isfinite(probabilities).all():
             raise FloatingPointError("the model's output for an image is not finite")
         order = np.argsort(-probabilities, kind="stable")[:top]
-        classes = self._predictor.classes
-        return [{"name": classes[i], "probability": float(probabilities[i])} for i in order]
+        names = self._predictor.classes
+        classes = [{"name": names[i], "probability": float(probabilities[i])} for i in order]
+        if original is not None:
+            compute = partial(self._heat_maps.compute, image, probabilities)
+            maps = await asyncio.wrap_future(self._batcher.call(compute))
+            pictures = await self._work(self._heat_maps.draw, original, probabilities, maps)
+            for named, picture in zip(classes, pictures, strict=False):
+                named["heat_map"] = picture
+        return classes
+
+    async def _work(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Let another thread work, while this one answers others."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
 
 def _top(request: Request) -> int:
@@ -174,6 +207,13 @@ def _top(request: Request) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise HTTPException(400, f"top={text}: expected the number of classes to name, at least 1")
     return int(text)
+
+
+def _explain(request: Request) -> bool:
+    text = request.query_params.get("heat_maps", "false")
+    if text not in ("true", "false"):
+        raise HTTPException(400, f"heat_maps={text}: expected true or false")
+    return text == "true"
 
 
 def _app(routes: Sequence[BaseRoute], address: Address) -> Starlette:
@@ -186,7 +226,7 @@ def _app(routes: Sequence[BaseRoute], address: Address) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, address=address), *([allowed] if address.allow_origin else [])],
-        exception_handlers={HTTPException: _error},
+        exception_handlers={HTTPException: _error},  # pyright: ignore[reportArgumentType]
     )
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -72,6 +72,7 @@ class Batcher:
         Returns:
             The probabilities of a black image, float32 [K].
         """
+        results = np.empty(0)
         for done, size in enumerate(self._seconds, start=1):
             black = np.zeros((size, side, side, 3), np.uint8)
             results = self._model(black)
@@ -161,7 +162,7 @@ def _call_alone(function: Callable[[], Any]) -> list[Any]:
     return [function()]
 
 
-def _settle(futures: Sequence[Future], function: Callable[..., Sequence[Any]], *arguments: Any) -> None:
+def _settle(futures: Sequence[Future], function: Callable[..., Iterable[Any]], *arguments: Any) -> None:
     """Give each future its result, or all of them the error: one that fails does not end the thread."""
     try:
         results = function(*arguments)

@@ -1,5 +1,6 @@
 """The server's life: its port, the model, the requests, and its end by a signal."""
 
+import asyncio
 import errno
 import logging
 import os
@@ -27,7 +28,8 @@ try:
     from starlette.applications import Starlette
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    from resnext_jax.serve.app import serve_app, watch_app
+    from resnext_jax.serve.app import TOP, Classifier, serve_app, watch_app
+    from resnext_jax.serve.heat_maps import HeatMaps
     from resnext_jax.serve.metrics import Metrics
 except ImportError as error:
     raise MissingPackage(
@@ -70,13 +72,16 @@ def serve(
         sizes = batch_sizes(config.batch_size, config.devices or jax.local_device_count())
         metrics = Metrics(sizes, waiting=lambda: batcher.waiting)
         batcher = Batcher(classify, sizes, on_batch=metrics.batch)
-        with console.task("compiling batch sizes", len(sizes)) as update:
+        heat_maps = HeatMaps(predictor, TOP)
+        with console.task("compiling", len(sizes) + 1) as update:
             first = batcher.warm(predictor.preprocessing.image_size, update)
+            heat_maps.warm()
         if not np.isfinite(first).all():
             raise BadInput(f"{directory}: the model's outputs are not finite at step {predictor.step}")
         with batcher:
             about = f"{predictor.spec.name}, {len(predictor.classes)} classes, step {predictor.step}"
-            app = serve_app(directory, predictor, batcher, metrics, config)
+            classifier = Classifier(predictor, batcher, heat_maps, metrics, config)
+            app = serve_app(directory, classifier, metrics, config)
             _answer(app, config, listener, f"{directory} ({about})", config.timeout, open_page, console)
 
 
@@ -167,7 +172,7 @@ def _connections(timeout: float) -> type[H11Protocol]:
     """Connections that are closed when no request has come on them in time."""
 
     class Connection(H11Protocol):
-        def connection_made(self, transport: object) -> None:
+        def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             self.loop.call_later(timeout, self._close_unused)
 

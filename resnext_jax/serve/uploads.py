@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from resnext_jax.data import Preprocessing, decode, image_suffixes
+from resnext_jax.data import decode, image_suffixes
 from resnext_jax.errors import BadInput
 from resnext_jax.serve.config import ServeConfig
 
@@ -117,16 +117,15 @@ def _from_base64(text: Any, name: str) -> Upload:
         raise HTTPException(400, f"{name}: not base64: {error}") from error
 
 
-def prepare(upload: Upload, preprocessing: Preprocessing, max_pixels: int) -> np.ndarray:
-    """Decode an image to the square that the network sees.
+def decode_upload(upload: Upload, max_pixels: int) -> np.ndarray:
+    """Decode an image.
 
     Args:
         upload: the file.
-        preprocessing: geometry.
         max_pixels: the most pixels; an image of more is refused by its header alone.
 
     Returns:
-        uint8 [S, S, 3].
+        uint8 [h, w, 3], upright.
 
     Raises:
         HTTPException: 413 for too many pixels, 415 for what is not a still image.
@@ -150,7 +149,7 @@ def prepare(upload: Upload, preprocessing: Preprocessing, max_pixels: int) -> np
     if animated:
         raise HTTPException(415, f"{upload.name}: of several frames; expected a still image")
     try:
-        return preprocessing(decode(upload.data, upload.name))
+        return decode(upload.data, upload.name)
     except BadInput as error:
         raise HTTPException(415, str(error)) from error
 

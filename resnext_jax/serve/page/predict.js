@@ -73,7 +73,7 @@ async function classify(file) {
   for (let tries = 1; ; tries += 1) {
     let response;
     try {
-      response = await fetch("predict", { method: "POST", body: form });
+      response = await fetch("predict?heat_maps=true", { method: "POST", body: form });
     } catch {
       throw new Error("the server does not answer");
     }
@@ -90,11 +90,28 @@ async function classify(file) {
 
 function show(card, prediction) {
   card.querySelector(".state").remove();
-  for (const { name, probability } of prediction.classes) {
+  const rows = prediction.classes.map((each) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(text("name", each.name), text("value", percent(each.probability)), bar(each.probability));
+    button.addEventListener("click", () => explain(card, button, each));
     const row = document.createElement("li");
-    row.append(text("name", name), text("value", percent(probability)), bar(probability));
-    card.querySelector(".classes").append(row);
-  }
+    row.append(button);
+    return row;
+  });
+  card.querySelector(".classes").append(...rows);
+  explain(card, rows[0].firstElementChild, prediction.classes[0]);
+  byId("hint").hidden = false;
+}
+
+// Where the evidence for one of the classes lies.
+function explain(card, button, { name, heat_map: picture }) {
+  for (const each of card.querySelectorAll(".classes button")) each.ariaPressed = String(each === button);
+  const figure = card.querySelector("figure");
+  figure.querySelector("img").src = picture;
+  figure.querySelector("img").alt = `Heat map of ${name}`;
+  figure.querySelector("figcaption").textContent = name;
+  figure.hidden = false;
 }
 
 function fail(card, message) {
@@ -126,8 +143,8 @@ function tell(file, card) {
   if (done + failed < total) {
     status.textContent = `${done + failed} of ${total} images done`;
   } else if (total === 1 && card) {
-    const best = card.querySelector(".classes li");
-    const said = best ? `${best.children[0].textContent}, ${best.children[1].textContent}` : "could not be classified";
+    const [name, value] = card.querySelectorAll(".classes .name, .classes .value");
+    const said = name ? `${name.textContent}, ${value.textContent}` : "could not be classified";
     status.textContent = `${file.name}: ${said}`;
   } else if (total) {
     status.textContent = failed ? `${done} of ${total} images classified` : `${done} images classified`;
@@ -141,7 +158,7 @@ function clear() {
   for (const image of results.querySelectorAll(".image")) URL.revokeObjectURL(image.src);
   results.replaceChildren();
   Object.assign(session, { total: 0, done: 0, failed: 0 });
-  byId("clear").hidden = true;
+  byId("clear").hidden = byId("hint").hidden = true;
   tell();
   byId("files").focus();
 }
