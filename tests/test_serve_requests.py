@@ -20,8 +20,8 @@ from serving import COMMAND, Server, form, picture, serving, write_run
 from small_models import CLASSES
 
 from resnext_jax import load_run
-from resnext_jax.data.images import decode
-from resnext_jax.inference.explain import finest_stage
+from resnext_jax.data import decode
+from resnext_jax.inference import finest_stage
 from resnext_jax.reports.heatmaps import overlay
 from resnext_jax.serve.heat_maps import shrink
 

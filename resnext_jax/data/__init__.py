@@ -4,7 +4,7 @@ from resnext_jax.data.config import DataConfig, open_dataset, read_images
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.files import GivenImages, ImageLike, list_files
 from resnext_jax.data.images import decode, image_suffixes
-from resnext_jax.data.loading import Images, Pixels, load_images
+from resnext_jax.data.loading import Images, Pixels, available_cpus, load_images
 from resnext_jax.data.pipeline import (
     Batch,
     WaitTimer,
@@ -36,6 +36,7 @@ __all__ = [
     "Split",
     "Subset",
     "WaitTimer",
+    "available_cpus",
     "check_batch",
     "decode",
     "eval_batches",

@@ -10,7 +10,7 @@ from resnext_jax.inference.classification import (
 from resnext_jax.inference.converted import convert_to_run
 from resnext_jax.inference.evaluation import LabelledPredictions
 from resnext_jax.inference.evaluator import Evaluator
-from resnext_jax.inference.explain import Explanations, Method, evidence
+from resnext_jax.inference.explain import Explanations, Method, evidence, finest_stage, gradient_maps
 from resnext_jax.inference.export import check_format, export_model
 from resnext_jax.inference.fold import fold_batch_norm
 from resnext_jax.inference.metrics import Sums, mean_metrics, means, metric_sums, zero_sums
@@ -33,7 +33,9 @@ __all__ = [
     "convert_to_run",
     "evidence",
     "export_model",
+    "finest_stage",
     "fold_batch_norm",
+    "gradient_maps",
     "intervals",
     "load_run",
     "make_eval_step",

@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from resnext_jax.data.loading import available_cpus
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import Predictor
 from resnext_jax.runs import to_json
@@ -77,6 +76,7 @@ class Classifier:
         predictor: the model.
         batcher: its device.
         heat_maps: compiled already.
+        workers: threads that decode and draw.
         metrics: counts.
         config: limits.
     """
@@ -86,12 +86,12 @@ class Classifier:
         predictor: Predictor,
         batcher: Batcher,
         heat_maps: HeatMaps,
+        workers: ThreadPoolExecutor,
         metrics: Metrics,
         config: ServeConfig,
     ):
         self._predictor, self._batcher, self._heat_maps = predictor, batcher, heat_maps
-        self._metrics, self._config = metrics, config
-        self._workers = ThreadPoolExecutor(available_cpus(), thread_name_prefix="image")
+        self._workers, self._metrics, self._config = workers, metrics, config
         self._in_progress = 0
 
     async def predict(self, request: Request) -> Response:

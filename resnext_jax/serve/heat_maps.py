@@ -6,9 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from resnext_jax.inference import Explanations, Predictor
-from resnext_jax.inference.explain import finest_stage, gradient_maps
-from resnext_jax.reports.heatmaps import fit, overlay
+from resnext_jax.inference import Explanations, Predictor, finest_stage, gradient_maps
+from resnext_jax.reports import heatmaps
 
 METHOD = "grad-cam"
 SMALLEST, LARGEST = 220, 480  # longer side of a picture, in pixels
@@ -59,7 +58,7 @@ class HeatMaps:
             METHOD,
             preprocessing,
         )
-        return [_address(overlay(explained, 0, place, original)) for place in range(len(targets))]
+        return [_address(heatmaps.overlay(explained, 0, place, original)) for place in range(len(targets))]
 
     def _targets(self, probabilities: np.ndarray) -> np.ndarray:
         return np.argsort(-probabilities, kind="stable")[: self._count]
@@ -67,7 +66,7 @@ class HeatMaps:
 
 def shrink(original: np.ndarray) -> np.ndarray:
     """An image in the size in which its heat maps are drawn."""
-    return fit(original, SMALLEST, LARGEST)
+    return heatmaps.fit(original, SMALLEST, LARGEST)
 
 
 def _address(picture: np.ndarray) -> str:

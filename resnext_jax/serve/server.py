@@ -9,6 +9,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from resnext_jax.console import Console
+from resnext_jax.data import available_cpus
 from resnext_jax.errors import BadInput, MissingPackage
 from resnext_jax.inference import load_run
 from resnext_jax.runs import Which
@@ -78,9 +80,9 @@ def serve(
             heat_maps.warm()
         if not np.isfinite(first).all():
             raise BadInput(f"{directory}: the model's outputs are not finite at step {predictor.step}")
-        with batcher:
+        with batcher, ThreadPoolExecutor(available_cpus(), thread_name_prefix="image") as workers:
             about = f"{predictor.spec.name}, {len(predictor.classes)} classes, step {predictor.step}"
-            classifier = Classifier(predictor, batcher, heat_maps, metrics, config)
+            classifier = Classifier(predictor, batcher, heat_maps, workers, metrics, config)
             app = serve_app(directory, classifier, metrics, config)
             _answer(app, config, listener, f"{directory} ({about})", config.timeout, open_page, console)
 

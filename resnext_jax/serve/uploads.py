@@ -1,5 +1,6 @@
 """The images of a request: read within limits, checked by their headers, and only then decoded."""
 
+import asyncio
 import base64
 import binascii
 import io
@@ -60,7 +61,8 @@ async def read_uploads(request: Request, config: ServeConfig) -> list[Upload]:
     if kind == "multipart/form-data":
         uploads = await _from_form(request, body, config.max_images)
     elif kind == "application/json":
-        uploads = _from_json(b"".join([chunk async for chunk in body]))
+        # Of many megabytes that takes a while; others are answered meanwhile.
+        uploads = await asyncio.to_thread(_from_json, b"".join([chunk async for chunk in body]))
     else:
         raise HTTPException(415, f"{kind or 'no content type'}: {EXPECTED}")
     if not uploads:
