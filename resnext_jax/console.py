@@ -35,8 +35,8 @@ class Console:
         self._progress = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True, stderr=True)
 
     def line(self, text: str) -> None:
-        """Print one line; not while a task is shown."""
-        self._lines.print(text, markup=False)
+        """Print one line; not while a task is shown. What a terminal would obey is shown as an escape."""
+        self._lines.print(printable(text), markup=False)
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Update]:
@@ -73,6 +73,24 @@ class Console:
                 self._progress.print(f"{name} {done}/{total} {note}".rstrip(), markup=False)
 
         return update
+
+
+def printable(text: str) -> str:
+    """Text that is safe to print: control characters and bytes that are not UTF-8 are shown as escapes.
+
+    File names may hold them, and a terminal would obey them.
+
+    Example:
+        >>> print(printable("caf\\udce9 \\x1b[2J ünï"))
+        caf\\xe9 \\x1b[2J ünï
+    """
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # how Python carries a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def format_metrics(metrics: dict[str, float], prefix: str = "") -> str:

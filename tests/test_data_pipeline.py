@@ -10,16 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from resnext_jax.console import Console
 from resnext_jax.data import (
+    DataConfig,
     Preprocessing,
     WaitTimer,
     eval_batches,
     load_images,
     open_dataset,
     prefetch_to_device,
+    read_images,
     steps_per_epoch,
     train_batches,
 )
+from resnext_jax.data.loading import BadImages
+from resnext_jax.data.sources import Subset
 
 SMALL = Preprocessing(image_size=16)
 
@@ -77,23 +82,21 @@ def damage(folder, *names):
         (folder / name).write_bytes(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("budget_bytes", [0, 1 << 30])
-def test_bad_images_are_all_named_before_anything_else(image_folder, budget_bytes):
+def test_bad_images_are_all_named_before_anything_else(image_folder):
     damage(image_folder, "left/P00_0.jpg", "right/P03_1.jpg")
     (image_folder / "right" / "P04_0.jpg").write_bytes(b"")
     source = open_dataset(str(image_folder)).split("all")
     with pytest.raises(ValueError, match="3 of 20 images cannot be read") as caught:
-        load_images(source, SMALL, budget_bytes=budget_bytes)
+        load_images(source, SMALL, budget_bytes=1 << 30)
     for name in ("left/P00_0.jpg", "right/P03_1.jpg", "right/P04_0.jpg"):
         assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("budget_bytes", [0, 1 << 30])
-def test_bad_images_are_skipped_on_request(image_folder, budget_bytes, caplog):
+def test_bad_images_are_skipped_on_request(image_folder, caplog):
     damage(image_folder, "left/P00_0.jpg", "right/P03_1.jpg")
     source = open_dataset(str(image_folder)).split("all")
-    images = load_images(source, SMALL, budget_bytes=budget_bytes, skip_bad=True)
+    images = load_images(source, SMALL, budget_bytes=1 << 30, skip_bad=True)
     assert len(images) == 18
     assert {record.args[0].split(":")[0] for record in caplog.records} == {
         "left/P00_0.jpg",
@@ -105,11 +108,91 @@ def test_bad_images_are_skipped_on_request(image_folder, budget_bytes, caplog):
     np.testing.assert_array_equal(images.gather(np.arange(18)), reference)
 
 
-def test_every_bad_image_is_named(image_folder):
-    damage(image_folder, *[f"left/P{i // 2:02d}_{i % 2}.jpg" for i in range(8)])
+@pytest.mark.parametrize(
+    ("count", "message"), [(8, r"(.*?: [^;]*;){7}[^;]*$"), (17, r"(.*?: [^;]*;){10} and 7 more$")]
+)
+def test_ten_bad_images_are_named(image_folder, count, message):
     source = open_dataset(str(image_folder)).split("all")
-    with pytest.raises(ValueError, match=r"8 of 20 images cannot be read(.*?: [^;]*;){7}"):
-        load_images(source, SMALL, budget_bytes=0)
+    damage(image_folder, *source.keys[:count])
+    with pytest.raises(BadImages, match=rf"{count} of 20 images cannot be read{message}") as caught:
+        load_images(source, SMALL, budget_bytes=1 << 30)
+    assert [reason.split(":")[0] for reason in caught.value.reasons] == source.keys[:count]
+
+
+def test_bad_images_of_all_splits_are_named_at_once(image_folder):
+    dataset = open_dataset(str(image_folder))
+    damage(image_folder, dataset.train.keys[3], dataset.val.keys[1])
+    splits = {"training": dataset.train, "validation": dataset.val}
+    with pytest.raises(BadImages, match="2 of 20 images") as caught:
+        read_images(splits, SMALL, DataConfig(), Console(True))
+    assert dataset.train.keys[3] in str(caught.value)
+    assert dataset.val.keys[1] in str(caught.value)
+    too_little = DataConfig(cache_gib=16 * 16 * 3 * 19 / 2**30)
+    loaded = read_images(splits, SMALL, too_little, Console(True))
+    assert [(images.cached, images.bad) for images in loaded.values()] == [(False, {})] * 2
+
+
+def test_streamed_images_are_not_read_before_they_are_wanted(image_folder):
+    source = open_dataset(str(image_folder)).split("all")
+    damage(image_folder, source.keys[4])
+    images = load_images(source, SMALL, budget_bytes=0)
+    assert len(images) == 20
+    assert not images.bad
+    images.gather([3, 5])
+    with pytest.raises(BadImages, match=rf"1 of 3 images cannot be read .*: {source.keys[4]}: "):
+        images.gather([3, 4, 5])
+
+
+def test_streamed_bad_images_are_replaced_in_training_and_masked_in_evaluation(image_folder, caplog):
+    source = open_dataset(str(image_folder)).split("all")
+    bad = [4, 5, 19]
+    damage(image_folder, *[source.keys[i] for i in bad])
+    images = load_images(source, SMALL, budget_bytes=0, skip_bad=True)
+    whole = {i: images.gather([i])[0] for i in range(20) if i not in bad}
+    instead = {4: 6, 5: 6, 19: 0}  # the next that can be read
+    for epoch, processes in ((0, 1), (1, 2)):
+        options = {"batch_size": 4, "seed": 3, "start_step": 5 * epoch}
+        expected = order(train_batches(numbered(20), **options), 5)
+        parts = [
+            list(
+                itertools.islice(
+                    train_batches(images, process_index=i, process_count=processes, **options), 5
+                )
+            )
+            for i in range(processes)
+        ]
+        for step, numbers in enumerate(expected):
+            pixels = np.concatenate([part[step]["image"].reshape(-1, 16, 16, 3) for part in parts])
+            labels = np.concatenate([part[step]["label"].ravel() for part in parts])
+            numbers = [instead.get(int(number), int(number)) for number in numbers]
+            np.testing.assert_array_equal(pixels, [whole[number] for number in numbers])
+            np.testing.assert_array_equal(labels, source.labels[numbers])
+            assert all(part[step]["mask"].all() for part in parts)
+    batches = list(eval_batches(images, batch_size=8))
+    masks = np.concatenate([batch["mask"].ravel() for batch in batches])
+    assert np.flatnonzero(~masks).tolist() == [*bad, 20, 21, 22, 23]
+    assert set(images.bad) == {source.keys[i] for i in bad}
+    assert len(caplog.records) == 3  # each is named once
+
+
+def test_nothing_can_be_read(image_folder):
+    source = open_dataset(str(image_folder)).split("all")
+    damage(image_folder, *source.keys)
+    images = load_images(source, SMALL, budget_bytes=0, skip_bad=True)
+    with pytest.raises(ValueError, match="none of the 20 images can be read"):
+        next(train_batches(images, batch_size=4, seed=0))
+
+
+def test_many_bad_images_are_not_all_logged(image_folder, caplog):
+    source = open_dataset(str(image_folder)).split("all")
+    twice = Subset(source, np.tile(np.arange(20), 2))
+    images = load_images(twice, SMALL, budget_bytes=0, skip_bad=True)
+    images.keys = [f"{i}/{key}" for i, key in enumerate(images.keys)]
+    damage(image_folder, *source.keys)
+    images.gather(np.arange(40))
+    assert len(images.bad) == 40
+    assert len(caplog.records) == 21
+    assert "not named here" in caplog.text
 
 
 def test_a_class_without_readable_images(image_folder):
@@ -123,7 +206,7 @@ def test_a_file_that_vanishes_while_streaming(image_folder):
     source = open_dataset(str(image_folder)).split("all")
     images = load_images(source, SMALL, budget_bytes=0)
     (image_folder / images.keys[2]).unlink()
-    with pytest.raises(OSError, match=images.keys[2]):
+    with pytest.raises(BadImages, match=images.keys[2]):
         images.gather([1, 2])
 
 
@@ -245,7 +328,7 @@ def test_an_error_while_streaming_reaches_the_consumer(image_folder):
     images = load_images(open_dataset(str(image_folder)).split("all"), SMALL, budget_bytes=0)
     for key in images.keys:
         (image_folder / key).unlink()
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(BadImages, match="4 of 4 images cannot be read"):
         next(train_batches(images, batch_size=4, seed=0))
 
 

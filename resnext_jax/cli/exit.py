@@ -11,6 +11,7 @@ from jax.errors import JaxRuntimeError
 from resnext_jax import ops, training
 from resnext_jax.cli.log import log_to_stderr
 from resnext_jax.cli.messages import with_flags
+from resnext_jax.console import printable
 from resnext_jax.errors import BadInput
 
 BAD_INPUT = 2
@@ -53,5 +54,5 @@ def _fail(message: str, code: int) -> None:
     """Print one line and end the process."""
     if os.environ.get("RESNEXT_JAX_TRACEBACK"):
         raise
-    print(" ".join(with_flags(message).split()), file=sys.stderr)
+    print(printable(" ".join(with_flags(message).split())), file=sys.stderr)
     raise SystemExit(code)

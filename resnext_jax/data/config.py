@@ -1,5 +1,6 @@
 """Which images a run reads, and how they are divided: the fields that training and evaluation share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from resnext_jax.data.cells import TABLE_SUFFIXES
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.demo import open_demo
 from resnext_jax.data.folder import open_folder
-from resnext_jax.data.loading import Images, load_images
+from resnext_jax.data.loading import Images, check_readable, start_images
 from resnext_jax.data.preprocessing import Preprocessing
 from resnext_jax.data.sources import Source
 from resnext_jax.data.split import Split
@@ -120,20 +121,31 @@ def open_dataset(data: str, **options: Any) -> Dataset:
 
 
 def read_images(
-    source: Source,
-    name: str,
-    preprocessing: Preprocessing,
-    config: DataConfig,
-    budget_gib: float,
-    console: Console,
-) -> Images:
-    """Images of a split, decoded once if the budget allows, with progress."""
-    with console.task(f"reading {name} images", len(source)) as update:
-        return load_images(
-            source,
-            preprocessing,
-            budget_bytes=int(budget_gib * 2**30),
-            skip_bad=config.skip_bad_images,
-            workers=config.workers,
-            progress=lambda done, _: update(done, ""),
-        )
+    sources: Mapping[str, Source], preprocessing: Preprocessing, config: DataConfig, console: Console
+) -> dict[str, Images]:
+    """Images of some splits, in memory if all of them fit in it, with progress.
+
+    Args:
+        sources: the splits, by what they are called in the progress.
+        preprocessing: geometry applied to each image.
+        config: says how much memory there is, how many threads, and what is done about bad images.
+        console: where the progress is shown.
+
+    Raises:
+        BadInput: images that cannot be read, of all splits.
+    """
+    # The splits share the memory that is allowed, by their number of images.
+    share = config.cache_gib * 2**30 / max(sum(map(len, sources.values())), 1)
+    loaded = {}
+    for name, source in sources.items():
+        with console.task(f"reading {name} images", len(source)) as update:
+            loaded[name] = start_images(
+                source,
+                preprocessing,
+                budget_bytes=int(share * len(source)),
+                skip_bad=config.skip_bad_images,
+                workers=config.workers,
+                progress=lambda done, _, update=update: update(done, ""),
+            )
+    check_readable(list(loaded.values()), list(sources.values()))
+    return loaded

@@ -1,9 +1,11 @@
-"""Every image of a source at the network's size: decoded once into memory, or on demand."""
+"""Every image of a source at the network's size: decoded once into memory, or whenever it is asked for."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,76 +13,166 @@ import numpy as np
 
 from resnext_jax.data.images import decode
 from resnext_jax.data.preprocessing import Preprocessing
-from resnext_jax.data.sources import Record, Source
+from resnext_jax.data.sources import Source
 from resnext_jax.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 32  # images a thread takes at once: few futures, even for a million images
+_MOST_NAMED = 10  # bad images named in an error
+_MOST_LOGGED = 20  # bad images logged one by one
+
+
+class BadImages(BadInput):
+    """Images cannot be read; the message names the first of them.
+
+    Args:
+        reasons: for each image, its key and what is wrong.
+        count: how many images were read.
+
+    Attributes:
+        reasons: all of them.
+    """
+
+    def __init__(self, reasons: Sequence[str], count: int):
+        self.reasons = list(reasons)
+        more = len(reasons) - _MOST_NAMED
+        named = "; ".join(self.reasons[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+        super().__init__(
+            f"{len(reasons)} of {count} images cannot be read (skip_bad_images=True goes on without them): "
+            f"{named}"
+        )
 
 
 class Images:
-    """The readable images of a source; made by `load_images`.
+    """The images of a source at the network's size; made by `load_images`.
 
     Attributes:
         classes: class names, in the order of the labels.
         labels: int32 [N].
         keys: what the source calls each image, length N.
-        cached: whether the images are in memory; else each `gather` reads and decodes.
+        skip_bad: whether images that cannot be read are left out.
+        bad: why each image that was found unreadable cannot be read, by key. They are not among the N if all
+            images are in memory; streamed images show only when they are read.
+        checksums: uint32 [N], of the bytes of each image; None if they are streamed.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        preprocessing: Preprocessing,
-        rows: np.ndarray,
-        labels: np.ndarray,
-        keys: list[str],
-        cache: np.ndarray | None,
-        workers: int,
-    ):
+    def __init__(self, source: Source, preprocessing: Preprocessing, *, skip_bad: bool, workers: int | None):
         self.classes = source.classes
-        self.labels = labels
-        self.keys = keys
-        self.cached = cache is not None
+        self.labels = np.asarray(source.labels, np.int32)
+        self.keys = list(source.keys)
+        self.bad: dict[str, str] = {}
+        self.checksums: np.ndarray | None = None
+        self.skip_bad = skip_bad
         self._source, self._preprocessing = source, preprocessing
-        self._rows = rows  # the place of each image in the source and in the cache
-        self._cache = cache
-        self._pool = None if self.cached else ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._rows = np.arange(len(self.labels))  # the place of each image in the source and in the cache
+        self._cache: np.ndarray | None = None
+        self._pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="decode")
+        outside = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if outside.size:
+            where = self.keys[outside[0]]
+            raise BadInput(
+                f"{where}: label {self.labels[outside[0]]} is not one of the {len(self.classes)} classes"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def cached(self) -> bool:
+        """Whether the images are in memory; otherwise each `read` decodes."""
+        return self._cache is not None
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of images held in memory; 0 when they are streamed."""
+        """Bytes of images held in memory; 0 if they are streamed."""
         return 0 if self._cache is None else self._cache.nbytes
 
     def gather(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Some images, safe to call from several threads.
+        """Some images, uint8 [n, S, S, 3], a copy; as `read`."""
+        return self.read(indices)[0]
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some images, and which of them could be read. Safe to call from several threads.
 
         Args:
             indices: int [n], below the number of images.
 
         Returns:
-            uint8 [n, S, S, 3], a copy.
+            uint8 [n, S, S, 3], a copy, black for what could not be read; bool [n].
 
         Raises:
-            OSError, ValueError: when streaming, an image that could be read before no longer can.
+            BadImages: an image cannot be read, and bad images are not to be skipped.
         """
         rows = self._rows[indices]
         if self._cache is not None:
-            return np.take(self._cache, rows, axis=0)
-        assert self._pool is not None
+            return np.take(self._cache, rows, axis=0), np.ones(len(rows), bool)
         side = self._preprocessing.image_size
-        out = np.empty((len(rows), side, side, 3), np.uint8)
+        out, good = np.zeros((len(rows), side, side, 3), np.uint8), np.ones(len(rows), bool)
+        reasons: list[str] = []
 
         def load(i: int) -> None:
-            out[i] = self._preprocessing(_read(self._source, int(rows[i]))[1])
+            if (reason := self._load(int(rows[i]), out[i])) is not None:
+                good[i] = False
+                reasons.append(reason)
 
         for _ in self._pool.map(load, range(len(rows))):
             pass
-        return out
+        if reasons and not self.skip_bad:
+            raise BadImages(sorted(reasons), len(rows))
+        return out, good
+
+    def subset(self, indices: np.ndarray) -> Images:
+        """Some of the images, in the same memory."""
+        part = copy.copy(self)
+        part.labels, part.keys = self.labels[indices], [self.keys[i] for i in indices]
+        part._rows = self._rows[indices]
+        part.checksums = None if self.checksums is None else self.checksums[indices]
+        return part
+
+    def fill_cache(self, progress: Callable[[int], None]) -> None:
+        """Read every image into memory; those that cannot be read leave the images.
+
+        Args:
+            progress: called with how many images are done.
+        """
+        count, side = len(self), self._preprocessing.image_size
+        cache, checksums = np.empty((count, side, side, 3), np.uint8), np.zeros(count, np.uint32)
+        good = np.ones(count, bool)
+
+        def load(start: int) -> int:
+            stop = min(start + _CHUNK, count)
+            for row in range(start, stop):
+                good[row] = self._load(row, cache[row], checksums) is None
+            return stop
+
+        try:
+            for done in self._pool.map(load, range(0, count, _CHUNK)):
+                progress(done)
+        finally:
+            self._pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
+        self._rows = np.flatnonzero(good)
+        self.labels, self.keys = self.labels[good], [self.keys[row] for row in self._rows]
+        self._cache, self.checksums = cache, checksums[good]
+
+    def _load(self, row: int, out: np.ndarray, checksums: np.ndarray | None = None) -> str | None:
+        """Decode an image into its place; why that cannot be done, if it cannot."""
+        key = self.keys[row]
+        try:
+            image = self._source[row]["image"]
+            if checksums is not None:
+                checksums[row] = zlib.crc32(image if isinstance(image, bytes) else image.tobytes())
+            out[:] = self._preprocessing(decode(image, key))
+        except (OSError, BadInput) as error:
+            reason = " ".join(str(error).split())
+            if self.skip_bad and key not in self.bad:
+                if len(self.bad) < _MOST_LOGGED:
+                    logger.warning("skipped an image that cannot be read: %s", reason)
+                elif len(self.bad) == _MOST_LOGGED:
+                    logger.warning("skipped more images that cannot be read, which are not named here")
+            self.bad[key] = reason
+            return reason
+        return None
 
 
 class Pixels:
@@ -99,9 +191,9 @@ class Pixels:
     def __len__(self) -> int:
         return len(self._pixels)
 
-    def gather(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Some images, uint8 [n, S, S, 3], a copy."""
-        return self._pixels[indices]
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some images, uint8 [n, S, S, 3], a copy; and that all of them could be read, bool [n]."""
+        return self._pixels[indices], np.ones(len(indices), bool)
 
 
 def load_images(
@@ -113,9 +205,9 @@ def load_images(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Read every image of a source once; keep them all in memory where that stays within the budget.
+    """Read every image of a source once and keep it in memory, if that stays within the budget.
 
-    Above the budget the images are only checked now, and decoded again whenever they are gathered.
+    Above the budget nothing is read now: the images are decoded whenever they are gathered.
 
     Args:
         source: the split to load.
@@ -126,69 +218,52 @@ def load_images(
         progress: called with (images done, images in all) as loading goes on.
 
     Raises:
-        ValueError: images that cannot be read, all in one line; or no image of some class is left.
+        BadInput: no image; images that cannot be read; or no image of some class is left.
     """
+    options = {"budget_bytes": budget_bytes, "skip_bad": skip_bad, "workers": workers, "progress": progress}
+    images = start_images(source, preprocessing, **options)
+    check_readable([images], [source])
+    return images
+
+
+def start_images(
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    budget_bytes: int,
+    skip_bad: bool,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Images:
+    """As `load_images`, without a complaint about bad images yet: `check_readable` makes it."""
     count, side = len(source), preprocessing.image_size
     if not count:
         raise BadInput("the data set holds no image")
-    workers = workers or available_cpus()
-    labels = np.full(count, -1, np.int32)
-    keys = [""] * count
-    cached = count * side * side * 3 <= budget_bytes
-    cache = np.empty((count, side, side, 3), np.uint8) if cached else None
-    reasons: dict[int, str] = {}
+    images = Images(source, preprocessing, skip_bad=skip_bad, workers=workers)
+    if count * side * side * 3 <= budget_bytes:
+        images.fill_cache(lambda done: None if progress is None else progress(done, count))
+    return images
 
-    def load(start: int) -> int:
-        stop = min(start + _CHUNK, count)
-        for row in range(start, stop):
-            try:
-                record, image = _read(source, row)
-            except (OSError, ValueError) as error:
-                reasons[row] = " ".join(str(error).split())
-                continue
-            labels[row], keys[row] = record["label"], record["key"]
-            if cache is not None:
-                cache[row] = preprocessing(image)
-        return stop - start
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        done = 0
-        for loaded in pool.map(load, range(0, count, _CHUNK)):
-            done += loaded
-            if progress is not None:
-                progress(done, count)
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the images that are left
+def check_readable(loaded: Sequence[Images], sources: Sequence[Source]) -> None:
+    """Refuse images that cannot be read, of all splits at once, unless they are to be skipped.
 
-    rows = np.flatnonzero(labels >= 0)
+    Args:
+        loaded: made by `start_images`.
+        sources: what each was made of.
+
+    Raises:
+        BadImages: some cannot be read.
+        BadInput: they were to be skipped, and no image of some class is left.
+    """
+    for images, source in zip(loaded, sources, strict=True):
+        lost = np.setdiff1d(source.labels, images.labels) if images.bad else ()
+        if images.skip_bad and len(lost):
+            names = ", ".join(source.classes[label] for label in lost)
+            raise BadInput(f"no readable image is left of {names}: every one was skipped")
+    reasons = [reason for images in loaded if not images.skip_bad for reason in images.bad.values()]
     if reasons:
-        _report_bad([reasons[row] for row in sorted(reasons)], count, skip_bad)
-        lost = np.setdiff1d(source.labels, labels[rows])
-        if len(lost):
-            names = [source.classes[label] if label >= 0 else "no class" for label in lost]
-            raise BadInput(f"no readable image is left of {', '.join(names)}: every one was skipped")
-    return Images(source, preprocessing, rows, labels[rows], [keys[row] for row in rows], cache, workers)
-
-
-def _read(source: Source, row: int) -> tuple[Record, np.ndarray]:
-    """A record and its image, decoded."""
-    record = source[row]
-    label = record["label"]
-    if not 0 <= label < len(source.classes):
-        raise BadInput(f"{record['key']}: label {label} is not one of the {len(source.classes)} classes")
-    return record, decode(record["image"], record["key"])
-
-
-def _report_bad(reasons: list[str], count: int, skip_bad: bool) -> None:
-    if skip_bad:
-        for reason in reasons:
-            logger.warning("skipped an image that cannot be read: %s", reason)
-        return
-    raise BadInput(
-        f"{len(reasons)} of {count} images cannot be read (--skip-bad-images goes on without them): "
-        f"{'; '.join(reasons)}"
-    )
+        raise BadImages(reasons, sum(len(source) for source in sources))
 
 
 def available_cpus() -> int:

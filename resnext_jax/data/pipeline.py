@@ -113,7 +113,7 @@ def train_batches(
     else:
         order = grain.MapDataset.range(len(images)).seed(seed).shuffle()
         batches = order.batch(batch_size, drop_remainder=True).repeat()[start_step:]
-    return _iterate(batches.map(lambda indices: share.collate(images, indices)))
+    return _iterate(batches.map(lambda indices: share.collate(images, indices, replace=True)))
 
 
 def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -224,8 +224,11 @@ class _Share:
     def devices(self) -> int:
         return self.process_count * self.local_devices
 
-    def collate(self, images: Images, indices: np.ndarray) -> Batch:
-        """This process's part of the global batch of images `indices`, filled up with zeros."""
+    def collate(self, images: Images, indices: np.ndarray, *, replace: bool = False) -> Batch:
+        """This process's part of the global batch of images `indices`, filled up with zeros.
+
+        An image that cannot be read is masked, or, to `replace` it, the next one that can be takes its place.
+        """
         size = self.batch_size // self.process_count
         mine = indices[self.process_index * size : (self.process_index + 1) * size]
 
@@ -235,11 +238,26 @@ class _Share:
                 values = np.concatenate([values, fill])
             return values.reshape(self.local_devices, -1, *values.shape[1:])
 
+        pixels, good = images.read(mine)
+        if replace:
+            mine = mine.copy()
+            for place in np.flatnonzero(~good):
+                mine[place], pixels[place] = _next_readable(images, int(mine[place]))
+            good[:] = True
         return {
-            "image": by_device(images.gather(mine)),
+            "image": by_device(pixels),
             "label": by_device(images.labels[mine]),
-            "mask": by_device(np.ones(len(mine), bool)),
+            "mask": by_device(good),
         }
+
+
+def _next_readable(images: Images, index: int) -> tuple[int, np.ndarray]:
+    """The first image behind another that can be read: it depends on no batch, so on no division of one."""
+    for other in range(index + 1, index + len(images)):
+        pixels, good = images.read([other % len(images)])
+        if good[0]:
+            return other % len(images), pixels[0]
+    raise BadInput(f"none of the {len(images)} images can be read")
 
 
 def _iterate(batches: Any) -> Iterator[Batch]:

@@ -19,12 +19,17 @@ Normalize = Callable[[Any], Any]
 """uint8 images to the floats that a network wants, as `Preprocessing.normalize` does."""
 Interpolation = Literal["bilinear", "bicubic"]
 
+# A larger frame is not resized as a whole: 64 MiB in Pillow.
+_MOST_PIXELS = 1 << 24
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, centre crop, and the normalisation that the device applies afterwards.
 
-    The geometry is torchvision's `Resize` and `CenterCrop` on PIL images, to the bit.
+    The geometry is torchvision's `Resize` and `CenterCrop` on PIL images, to the bit. The only exception are
+    shapes such as 1 x 20,000 pixels, which would be huge after the resize: the part that the crop keeps is
+    resized alone, and a few of its values may differ by 1.
 
     Args:
         image_size: side of the square that the network sees, in pixels.
@@ -70,12 +75,16 @@ class Preprocessing:
         Returns:
             uint8 [image_size, image_size, 3].
         """
-        size = self._resized(*image.shape[:2])
-        if size != (image.shape[1], image.shape[0]):
+        height, width = image.shape[:2]
+        size, target = self._resized(height, width), self.image_size
+        if size != (width, height):
             resample = Image.Resampling[self.interpolation.upper()]
-            image = np.asarray(Image.fromarray(image).resize(size, resample))
+            picture = Image.fromarray(image)
+            if size[0] * max(size[1], height) > max(_MOST_PIXELS, 20 * min(size) ** 2):
+                return np.asarray(picture.resize((target, target), resample, self.visible(height, width)))
+            image = np.asarray(picture.resize(size, resample))
         left, top = self._corner(size)
-        return image[top : top + self.image_size, left : left + self.image_size]
+        return image[top : top + target, left : left + target]
 
     def visible(self, height: int, width: int) -> tuple[float, float, float, float]:
         """The part of an image that is left after cropping.
@@ -95,7 +104,7 @@ class Preprocessing:
         left, top = self._corner(size)
         across, down = width / size[0], height / size[1]
         right, bottom = left + self.image_size, top + self.image_size
-        return left * across, top * down, right * across, bottom * down
+        return left * across, top * down, min(right * across, width), min(bottom * down, height)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Width and height before the crop."""

@@ -98,7 +98,7 @@ class Predictor:
             batch_size: images in a step, over all devices.
             devices: use only this many; None: all of this host.
         """
-        return np.exp(self._log_probabilities(Pixels(images, self.classes), batch_size, devices))
+        return np.exp(self._log_probabilities(Pixels(images, self.classes), batch_size, devices)[0])
 
     def predict(
         self,
@@ -269,9 +269,10 @@ class Predictor:
         batch_size: int | None,
         devices: int | None,
     ) -> LabelledPredictions:
-        images = read_images(source, name, self.preprocessing, config, config.cache_gib, Console(quiet))
+        images = read_images({name: source}, self.preprocessing, config, Console(quiet))[name]
         batch_size = batch_size or self.settings.get("batch_size", 32)
-        log_probabilities = self._log_probabilities(images, batch_size, devices)
+        log_probabilities, read = self._log_probabilities(images, batch_size, devices)
+        images = images.subset(read)
         if groups is not None and len(images) < len(source):  # some could not be read
             group_of = dict(zip(source.keys, groups, strict=True))
             groups = [group_of[key] for key in images.keys]
@@ -283,8 +284,10 @@ class Predictor:
             raise TypeError(f"{', '.join(unknown)}: no field of DataConfig, which has {', '.join(known)}")
         return replace(DataConfig.pick(self.settings), **changes)
 
-    def _log_probabilities(self, images: Any, batch_size: int, devices: int | None) -> np.ndarray:
-        """float32 [N, K], by all devices; the batch is rounded up to what they share evenly."""
+    def _log_probabilities(
+        self, images: Any, batch_size: int, devices: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Evaluator` has them, by all devices; the batch is rounded up to what they share evenly."""
         if devices not in self._placed:
             parallel = DataParallel(devices)
             evaluate = Evaluator(self._graphdef, self.preprocessing.normalize, parallel)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from resnext_jax.console import printable
 from resnext_jax.data import Preprocessing, Source, Subset, load_images
 from resnext_jax.data.augment import AugmentConfig, make_augment, make_mix
 from resnext_jax.errors import BadInput
@@ -50,7 +51,9 @@ def draw_images(images: np.ndarray, captions: Sequence[str], colors: Sequence[st
         for axes, image, caption, color in zip(grid, images, captions, colors, strict=False):
             axes.imshow(image)
             # Class names may hold what matplotlib takes for mathematics.
-            axes.set_title(caption, fontsize=9, color=color, parse_math=False)
+            axes.set_title(
+                "\n".join(map(printable, caption.split("\n"))), fontsize=9, color=color, parse_math=False
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=110, bbox_inches="tight")
 

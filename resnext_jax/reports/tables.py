@@ -10,6 +10,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from resnext_jax.console import printable
 from resnext_jax.inference import RESAMPLES, Predictions
 from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
 
@@ -22,7 +23,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_c
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i < text_columns else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     # Where there is no terminal there is no width to keep to.
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
 

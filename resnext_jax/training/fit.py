@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from resnext_jax import runs
-from resnext_jax.console import Console, format_metrics
+from resnext_jax.console import Console, format_metrics, printable
 from resnext_jax.devices import (
     DataParallel,
     agreed,
@@ -22,6 +22,7 @@ from resnext_jax.devices import (
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import Evaluator, mean_metrics, means
 from resnext_jax.runs import Row, best_row, monitored
+from resnext_jax.storage import write_whole
 from resnext_jax.training.config import TrainConfig, saved_config
 from resnext_jax.training.decisions import lr_scale, stops_early
 from resnext_jax.training.optimizer import make_schedule
@@ -85,6 +86,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             trainer.restore(checkpoints)
     if primary:
         _begin_directory(setup)
+        _write_bad_images(setup)
     _announce(setup, trainer, parallel, console)
 
     started = time.perf_counter()
@@ -106,7 +108,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
                     if trainer.in_epoch and stopping:
                         raise _interrupted(trainer, stop.signum)
 
-            log_probabilities, row = _validate(trainer, evaluate, console)
+            labels, log_probabilities, row = _validate(trainer, evaluate, console)
             trainer.end_epoch(row, lr_scale(config, [*trainer.history, row]))
             trainer.save(checkpoints, monitored(row, config.monitor))
             saved = time.monotonic()
@@ -114,7 +116,8 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             if primary:
                 runs.write_history(config.out, trainer.history)
                 for write in writers:
-                    write(_progress(trainer, log_probabilities))
+                    write(_progress(trainer, labels, log_probabilities))
+                _write_bad_images(setup)
             if stop.requested(trainer.step) and not _finished(trainer):
                 raise _interrupted(trainer, stop.signum)
 
@@ -145,6 +148,12 @@ def _begin_directory(setup: Setup) -> None:
         runs.start(config.out, setup.spec, config.to_dict())
 
 
+def _write_bad_images(setup: Setup) -> None:
+    """Name every image that was skipped so far in a file of the run."""
+    if bad := setup.train_images.bad | setup.val_images.bad:
+        write_whole(setup.config.out / "bad_images.txt", "".join(f"{printable(r)}\n" for r in bad.values()))
+
+
 def _finished(trainer: Trainer) -> bool:
     config = trainer.setup.config
     return len(trainer.history) >= config.epochs or stops_early(config, trainer.history)
@@ -173,22 +182,23 @@ def _interrupted(trainer: Trainer, signum: int) -> Interrupted:
     )
 
 
-def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[np.ndarray, Row]:
-    """Predictions for the validation images, float32 [N, K], and the row of the epoch that ends."""
+def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[np.ndarray, np.ndarray, Row]:
+    """Labels of the validation images, int32 [N]; predictions for them, float32 [N, K]; the epoch's row."""
     setup = trainer.setup
     config, images = setup.config, setup.val_images
     start = time.perf_counter()
     with console.task("validating", -(-len(images) // config.batch_size)) as update:
-        log_probabilities = evaluate(trainer.state.model, images, config.batch_size, update)
+        log_probabilities, read = evaluate(trainer.state.model, images, config.batch_size, update)
+    labels = images.labels[read]
     lr = make_schedule(config, setup.steps_per_epoch)(trainer.step - 1)
     row: Row = {"epoch": len(trainer.history) + 1, "step": trainer.step}
     row["lr"] = float(lr) * lr_scale(config, trainer.history)
     row |= {f"train_{name}": value for name, value in means(trainer.sums).items()}
-    row |= {f"val_{name}": v for name, v in mean_metrics(log_probabilities, images.labels).items()}
+    row |= {f"val_{name}": v for name, v in mean_metrics(log_probabilities, labels).items()}
     row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
     speed = config.batch_size * setup.steps_per_epoch / trainer.epoch_seconds
     row["images_per_second"] = round(speed, 1)
-    return log_probabilities, row
+    return labels, log_probabilities, row
 
 
 def _summary_line(row: Row, config: TrainConfig, *, best: bool) -> str:
@@ -199,7 +209,7 @@ def _summary_line(row: Row, config: TrainConfig, *, best: bool) -> str:
     )
 
 
-def _progress(trainer: Trainer, log_probabilities: np.ndarray) -> Progress:
+def _progress(trainer: Trainer, labels: np.ndarray, log_probabilities: np.ndarray) -> Progress:
     """What writers are told of the epoch that ended."""
     setup = trainer.setup
 
@@ -213,7 +223,7 @@ def _progress(trainer: Trainer, log_probabilities: np.ndarray) -> Progress:
         setup.spec,
         setup.config,
         trainer.history,
-        setup.val_images.labels,
+        labels,
         log_probabilities,
         samples,
     )

@@ -72,10 +72,8 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         class_weights(config.class_weights, train.labels, spec.classes),
     )
     steps_per_epoch(len(train), config.batch_size, parallel.global_count)
-    # The splits share the memory that is allowed, by their number of images.
-    share = config.cache_gib / (len(train) + len(val))
-    train_images = read_images(train, "training", spec.preprocessing, config, share * len(train), console)
-    val_images = read_images(val, "validation", spec.preprocessing, config, share * len(val), console)
+    sources = {"training": train, "validation": val}
+    train_images, val_images = read_images(sources, spec.preprocessing, config, console).values()
     steps = steps_per_epoch(len(train_images), config.batch_size, parallel.global_count)
     model = create_model(
         spec.architecture if config.resume else config.model,
