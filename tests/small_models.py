@@ -22,7 +22,7 @@ KINDS = {
 
 def small_model(kind: str, **options: object) -> ResNet:
     """In evaluation form. Norms of a fresh model, all ones and zeros, would hide mistakes."""
-    model = build_model(KINDS[kind], num_classes=len(CLASSES), **options)
+    model = build_model(KINDS[kind], **{"num_classes": len(CLASSES)} | options)
     rng = np.random.default_rng(0)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm):

@@ -1,14 +1,15 @@
 """Inference: one path from images to probabilities; metrics, evaluation, the predictor of a run."""
 
-from resnext_jax.inference.bootstrap import RESAMPLES, intervals
+from resnext_jax.inference.bootstrap import RESAMPLES, intervals, wilson
 from resnext_jax.inference.classification import (
     Results,
     classification_report,
     confusion_matrix,
     make_results,
+    weighted_areas,
 )
 from resnext_jax.inference.converted import convert_to_run
-from resnext_jax.inference.evaluation import LabelledPredictions
+from resnext_jax.inference.evaluation import LabelledPredictions, turns
 from resnext_jax.inference.evaluator import Evaluator
 from resnext_jax.inference.explain import Explanations, Method, evidence, finest_stage, gradient_maps
 from resnext_jax.inference.export import check_format, export_model
@@ -43,5 +44,8 @@ __all__ = [
     "mean_metrics",
     "means",
     "metric_sums",
+    "turns",
+    "weighted_areas",
+    "wilson",
     "zero_sums",
 ]

@@ -1,5 +1,6 @@
 """Predictions of images whose classes are known, and their metrics."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,8 +67,23 @@ class LabelledPredictions:
         )
 
     def mistakes(self, most: int) -> np.ndarray:
-        """Images of which the model is surest and wrong, int [n], the surest first."""
+        """Images of which the model is surest and wrong, int [n], the surest first.
+
+        If there are groups, first the surest of each: the rest are often copies of them.
+        """
         predicted = self.log_probabilities.argmax(axis=1)
-        confidence = self.log_probabilities.max(axis=1)
         wrong = np.flatnonzero(predicted != self.labels)
-        return wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+        order = wrong[np.argsort(-self.log_probabilities[wrong].max(axis=1), kind="stable")]
+        if self.groups is not None:
+            order = order[np.argsort(turns([self.groups[i] for i in order]), kind="stable")]
+        return order[:most]
+
+
+def turns(names: Sequence[Any]) -> np.ndarray:
+    """How many equal names come before each, int [N]: sorted by it, all names take turns."""
+    seen: Counter[Any] = Counter()
+    found = np.empty(len(names), int)
+    for i, name in enumerate(names):
+        found[i] = seen[name]
+        seen[name] += 1
+    return found

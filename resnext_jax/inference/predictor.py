@@ -233,7 +233,7 @@ class Predictor:
             changes: fields of `DataConfig` to replace, such as `cache_gib` or `workers`.
         """
         return self._predict_source(
-            source, name, self._data(changes), None, quiet, batch_size, devices
+            source, name, self.data_config(**changes), None, quiet, batch_size, devices
         ).metrics(positive)
 
     def predict_split(
@@ -246,7 +246,7 @@ class Predictor:
         **changes: object,
     ) -> LabelledPredictions:
         """Classify the images of a split, whose classes are known; arguments and errors as in `evaluate`."""
-        config = self._data(changes)
+        config = self.data_config(**changes)
         dataset = config.open()
         if dataset.classes != self.classes:
             raise BadInput(
@@ -278,7 +278,8 @@ class Predictor:
             groups = [group_of[key] for key in images.keys]
         return LabelledPredictions(images, log_probabilities, self.classes, groups)
 
-    def _data(self, changes: dict[str, object]) -> DataConfig:
+    def data_config(self, **changes: object) -> DataConfig:
+        """The data that the run was trained on, with some fields replaced."""
         known = [f.name for f in fields(DataConfig)]
         if unknown := sorted(set(changes) - set(known)):
             raise TypeError(f"{', '.join(unknown)}: no field of DataConfig, which has {', '.join(known)}")

@@ -1,6 +1,7 @@
-"""What people look at: curves, grids of images, heat maps, the confusion matrix, tables, TensorBoard's files.
+"""What people look at: curves, grids of images, heat maps, the confusion matrix, tables, TensorBoard's
+files, and a page of all of it.
 
 All but `tables` import matplotlib or tensorboardX, so they are imported where they are used.
 """
 
-__all__ = ["confusion", "curves", "grid", "heatmaps", "tables", "tensorboard"]
+__all__ = ["charts", "confusion", "curves", "grid", "heatmaps", "html", "tables", "tensorboard"]

@@ -51,8 +51,19 @@ def overlay(explanations: Explanations, image: int, place: int, original: np.nda
         original: the image in the size wanted, uint8 [h, w, 3].
     """
     values = explanations.over(image, place, original.shape[:2])
+    return blend(original, values, _largest(explanations, image, place))
+
+
+def blend(original: np.ndarray, values: np.ndarray, largest: float) -> np.ndarray:
+    """An image with evidence in colour, uint8 [h, w, 3].
+
+    Args:
+        original: uint8 [h, w, 3].
+        values: the evidence, float [h, w]; negative: against; NaN: not seen.
+        largest: what is drawn brightest.
+    """
     seen = np.isfinite(values)
-    strength = np.where(seen, values, 0) / _largest(explanations, image, place)
+    strength = np.clip(np.where(seen, values, 0) / largest, -1, 1)
     hot = matplotlib.colormaps["inferno"](0.25 + 0.75 * np.clip(strength, 0, 1))[..., :3]
     color = np.where(strength[..., None] < 0, (0.1, 0.35, 0.9), hot)
     # Grey beneath, so that colours are the map's alone.

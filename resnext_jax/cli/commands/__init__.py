@@ -14,6 +14,7 @@ from resnext_jax.cli.commands.explain import Explain
 from resnext_jax.cli.commands.export import Export
 from resnext_jax.cli.commands.models import Models, Summary
 from resnext_jax.cli.commands.predict import Predict
+from resnext_jax.cli.commands.report import Report
 from resnext_jax.cli.commands.serve import Serve, Watch
 from resnext_jax.cli.commands.train import Train, train
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "explain": Explain,
+    "report": Report,
     "export": Export,
     "serve": Serve,
     "watch": Watch,
