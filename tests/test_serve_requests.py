@@ -101,13 +101,14 @@ KINDS = {
     "one pixel.bmp": picture(6, "BMP", size=(1, 1)),
     "still.gif": picture(7, "GIF"),
     "page.tif": picture(8, "TIFF"),
+    "thread.png": picture(9, "PNG", size=(1, 20_000)),
 }
 
 
 def test_a_form_is_classified_as_predict_does(server, expected):
-    for names in (list(KINDS)[:4], list(KINDS)[4:]):
+    for names in (list(KINDS)[:4], list(KINDS)[4:8], list(KINDS)[8:]):
         files = {name: KINDS[name] for name in names}
-        status, answer = server.send_files(files)
+        status, answer = server.send_files(files, "/predict?heat_maps=true")
         assert status == 200, answer
         assert [each["name"] for each in answer["predictions"]] == names
         same(answer["predictions"], expected(*files.values()))
