@@ -5,7 +5,9 @@ BIN := .venv/bin
 CUDA := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo '[cuda12]')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest test-py312 check lint types format bench clean
+KERNELS := resnext_jax/ops/kernels/*
+
+.PHONY: demo test test-slow test-lowest test-py312 sanitize check lint types format bench clean
 
 demo: .venv/.run
 	$(BIN)/resnext-jax train --data demo --model resnext14_32x4d --image-size 64 --epochs 8 --batch-size 32 \
@@ -29,11 +31,21 @@ test-lowest: .venv-lowest/.test
 test-py312: .venv-py312/.test
 	.venv-py312/bin/python -m pytest -m "not slow" $(SUBSET)
 
+# The tests of the C++ kernels under GCC's address and undefined-behaviour sanitizers. Python is not built for them,
+# so they are preloaded. The first command fails if there are no kernels; the tests would skip.
+SANITIZED := RESNEXT_JAX_CACHE=$(abspath .venv/sanitized) ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
+  RESNEXT_JAX_CXXFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all' \
+  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)"
+sanitize: .venv/.test
+	$(SANITIZED) $(BIN)/python -c 'from resnext_jax.ops import cpp_kernels; assert cpp_kernels.lanes()'
+	$(SANITIZED) $(BIN)/python -m pytest --capture=no -p no:faulthandler tests/test_ops_kernels.py
+
 check: lint types
 
 lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 
 types: .venv/.test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
@@ -41,6 +53,7 @@ types: .venv/.test
 format: .venv/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(KERNELS)
 
 bench: .venv/.test
 	$(BIN)/resnext-jax bench resnext50_32x4d --mode train --batch-size 8 --against torch

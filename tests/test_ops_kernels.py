@@ -1,21 +1,20 @@
-"""The kernels in C++: against `jax.lax`, switched off, without a compiler, left out of what is exported."""
+"""The C++ kernels against `jax.lax` and NumPy, what they refuse, and that exports leave them out."""
 
-import subprocess
-import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from arrays import assert_close, normal
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import export
 
 from resnext_jax import ops
-from resnext_jax.ops import native
+from resnext_jax.ops import cpp_kernels
 
-pytestmark = pytest.mark.skipif(native.lanes() == 0, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(cpp_kernels.lanes() == 0, reason="no C++ compiler")
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -23,7 +22,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 @st.composite
 def convolutions(draw):
     """Shapes that the kernels know: groups that are vectors wide, or that fill a vector together."""
-    lanes = native.lanes()
+    lanes = cpp_kernels.lanes()
     if draw(st.booleans()):
         inputs = outputs = draw(st.sampled_from([width for width in (1, 2, 4, 8) if width < lanes]))
         groups = draw(st.sampled_from([1, 2, 5])) * lanes // outputs
@@ -58,9 +57,134 @@ def test_convolutions(case):
     x_shape, w_shape, arguments = case
     operands = normal(x_shape), normal(w_shape, 1)
     ours = jax.jit(partial(value_and_gradients, partial(ops.conv_general_dilated, **arguments)))
-    native_form = jax.jit(partial(value_and_gradients, partial(jax.lax.conv_general_dilated, **arguments)))
-    assert "grouped_conv_forward" in ours.lower(*operands).as_text()
-    assert_close(ours(*operands), native_form(*operands))
+    native = jax.jit(partial(value_and_gradients, partial(jax.lax.conv_general_dilated, **arguments)))
+    assert "conv_forward" in ours.lower(*operands).as_text()
+    assert_close(ours(*operands), native(*operands))
+
+
+def convolve_in_numpy(x, w, g, strides, padding, dilation, groups):
+    """y, dx and dw in float64, tap by tap; g is the cotangent of y."""
+    x, w, g = (np.asarray(a, np.float64) for a in (x, w, g))
+    kh, kw, inputs, outputs = w.shape
+    n, height, width, _ = g.shape
+    by_group = (groups, -1)
+    padded = np.pad(x, ((0, 0), *padding, (0, 0))).reshape(
+        n, x.shape[1] + sum(padding[0]), -1, groups, inputs
+    )
+    g = g.reshape(n, height, width, *by_group)
+    y, dx, dw = (
+        np.zeros_like(g),
+        np.zeros_like(padded),
+        np.zeros((kh, kw, inputs, *by_group[:1], outputs // groups)),
+    )
+    for i, j in np.ndindex(kh, kw):
+        rows, columns = (
+            slice(k * d, k * d + (size - 1) * s + 1, s)
+            for k, d, size, s in zip((i, j), dilation, (height, width), strides, strict=True)
+        )
+        tap = w[i, j].reshape(inputs, groups, -1)
+        y += np.einsum("nhwgc,cgo->nhwgo", padded[:, rows, columns], tap)
+        dx[:, rows, columns] += np.einsum("nhwgo,cgo->nhwgc", g, tap)
+        dw[i, j] += np.einsum("nhwgc,nhwgo->cgo", padded[:, rows, columns], g)
+    (top, _), (left, _) = padding
+    dx = dx[:, top : top + x.shape[1], left : left + x.shape[2]]
+    return y.reshape(*y.shape[:3], -1), dx.reshape(x.shape), dw.reshape(w.shape)
+
+
+@st.composite
+def degenerate_convolutions(draw):
+    """Images of few pixels, under windows that meet few of them or none."""
+    lanes = cpp_kernels.lanes()
+    groups, channels = draw(st.sampled_from([(lanes // 4, 4), (lanes // 2, 2), (1, lanes), (1, 3 * lanes)]))
+    window, size = (draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(2))
+    strides = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    dilation = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    padding = []
+    for k, step, length in zip(window, dilation, size, strict=True):
+        missing = max(0, (k - 1) * step + 1 - length)  # for one window to fit
+        low = draw(st.integers(0, missing + 7))
+        padding.append((low, draw(st.integers(max(0, missing - low), missing + 7))))
+    shapes = (draw(st.integers(1, 3)), *size, groups * channels), (*window, channels, groups * channels)
+    return *shapes, strides, tuple(padding), dilation, groups
+
+
+def value_and_gradients_in_kernels(x, w, g, strides, padding, dilation, groups):
+    """The same by the kernels, called directly, so that no other lowering can serve instead."""
+    attributes = {"strides": strides, "padding": [low for low, _ in padding], "dilation": dilation}
+    attributes = {name: np.array(pair, np.int64) for name, pair in attributes.items()}
+    return [
+        jax.ffi.ffi_call(cpp_kernels.target(f"conv_{name}"), jax.typeof(result))(*operands, **attributes)
+        for name, result, operands in (
+            ("forward", g, (x, w)),
+            ("input_grad", x, (g, w)),
+            ("kernel_grad", w, (x, g)),
+        )
+    ]
+
+
+@given(degenerate_convolutions())
+@example(((1, 1, 1, 32), (1, 1, 4, 32), (2, 2), ((3, 3), (3, 3)), (1, 1), 8))
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_windows_that_meet_few_pixels_or_none(case):
+    x_shape, w_shape, strides, padding, dilation, _ = case
+    size = [
+        (length + sum(pads) - (k - 1) * step - 1) // stride + 1
+        for length, pads, k, step, stride in zip(
+            x_shape[1:3], padding, w_shape[:2], dilation, strides, strict=True
+        )
+    ]
+    operands = normal(x_shape), normal(w_shape, 1), normal((x_shape[0], *size, w_shape[3]), 2)
+    actual = value_and_gradients_in_kernels(*operands, *case[2:])
+    expected = [a.astype(np.float32) for a in convolve_in_numpy(*operands, *case[2:])]
+    assert_close(actual, expected)
+
+
+SIZES = {
+    "x": (2, 5, 5, 64),
+    "w": (3, 3, 4, 64),
+    "y": (2, 3, 3, 64),
+    "strides": (2, 2),
+    "padding": (1, 1),
+    "dilation": (1, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"strides": (2, 2, 2)}, "two numbers each"),
+        ({"padding": ()}, "two numbers each"),
+        ({"strides": (0, 1)}, "must be positive"),
+        ({"padding": (-1, 0)}, "not negative"),
+        ({"x": (2, 5, 64)}, "four dimensions"),
+        ({"w": (3, 3, 5, 64)}, "do not match"),
+        ({"y": (3, 3, 3, 64)}, "do not match"),
+        ({"y": (2, 3, 3, 128)}, "do not match"),
+        ({"x": (2, 5, 5, 21), "w": (3, 3, 7, 21), "y": (2, 3, 3, 21)}, "do not fill vectors"),
+        ({"x": (2, 5, 5, 32), "w": (3, 3, 4, 16), "y": (2, 3, 3, 16)}, "do not fill vectors"),
+    ],
+    ids=str,
+)
+def test_kernels_refuse_what_they_do_not_know(change, words):
+    sizes = SIZES | change
+    attributes = {name: np.array(sizes[name], np.int64) for name in ("strides", "padding", "dilation")}
+    arrays = {name: jnp.ones(sizes[name]) for name in "xwy"}
+    for kernel, (a, b, result) in {"forward": "xwy", "input_grad": "ywx", "kernel_grad": "xyw"}.items():
+        call = jax.ffi.ffi_call(cpp_kernels.target(f"conv_{kernel}"), jax.typeof(arrays[result]))
+        with pytest.raises(jax.errors.JaxRuntimeError, match=words):
+            jax.block_until_ready(call(arrays[a], arrays[b], **attributes))
+
+
+def test_kernels_of_batch_norm_refuse_what_does_not_match():
+    x, vector = jnp.ones((2, 3, 3, 8)), jnp.ones(8)
+    moments = jax.ffi.ffi_call(
+        cpp_kernels.target("batch_norm_moments"), (jax.typeof(vector), jax.typeof(jnp.ones(7)))
+    )
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"vector \[7\]"):
+        jax.block_until_ready(moments(x))
+    sums = jax.ffi.ffi_call(cpp_kernels.target("batch_norm_sums"), (jax.typeof(vector),) * 2)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="same shape"):
+        jax.block_until_ready(sums(x[:1], x, vector, vector, vector, relu=True))
 
 
 def batch_norm(x, scale, bias, relu):
@@ -85,7 +209,7 @@ def test_batch_norm_is_that_without_kernels(shape, relu, monkeypatch):
     text, actual = run()
     assert "batch_norm_moments" in text
     assert "batch_norm_sums" in text
-    monkeypatch.setattr(native, "lanes", lambda: 0)
+    monkeypatch.setattr(cpp_kernels, "lanes", lambda: 0)
     text, expected = run()
     assert "batch_norm_" not in text
     assert_close(actual, expected)
@@ -115,31 +239,3 @@ def test_kernels_serve_many_programs_at_once():
     for _ in range(20):
         result = mapped(x, w)
     assert_close(result, jnp.stack([jax.grad(network, 1)(shard, w) for shard in x]))
-
-
-SCRIPT = """
-import jax.numpy as jnp
-from resnext_jax.ops import conv_general_dilated, native
-x, w = jnp.ones((1, 5, 5, 8)), jnp.ones((3, 3, 8, 8))
-y = conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-print(native.lanes(), y[0, 2, 2, 0])
-"""
-
-
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"RESNEXT_JAX_KERNELS": "0"}, ""),
-        ({"CXX": "no-such-compiler"}, "no C++ compiler (no-such-compiler)"),
-        ({"CXX": "false"}, "the C++ kernels could not be built"),
-    ],
-    ids=["off", "no compiler", "broken compiler"],
-)
-def test_operators_do_without_kernels(environment, words, monkeypatch, tmp_path):
-    for name, value in environment.items() | {("RESNEXT_JAX_CACHE", str(tmp_path))}:
-        monkeypatch.setenv(name, value)
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["0", "72.0"]
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == bool(words)
-    assert not list(tmp_path.rglob("*.so"))

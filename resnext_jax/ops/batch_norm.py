@@ -1,4 +1,4 @@
-"""Batch normalisation, and a ReLU after it, with derivatives that read each array as seldom as can be."""
+"""Batch normalisation with an optional ReLU, and derivatives that read each array as few times as possible."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Grouped convolution with the signature and results of `jax.lax.conv_general_dilated`, lowered faster."""
+"""Convolution with the signature and results of `jax.lax.conv_general_dilated`, lowered faster."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.lax import ConvDimensionNumbers
 
-from resnext_jax.ops import cpu_conv  # noqa: F401  (registers the lowerings for CPU)
-from resnext_jax.ops.conv_primitives import DIMENSION_NUMBERS, ConvSpec, conv_p
+from resnext_jax.errors import BadInput
+from resnext_jax.ops.conv import lowering  # noqa: F401  (registers the lowerings on CPU)
+from resnext_jax.ops.conv.primitives import conv_p
+from resnext_jax.ops.conv.spec import DIMENSION_NUMBERS, ConvSpec
 from resnext_jax.ops.varying import vary_alike
 
 PADDINGS = ("SAME", "SAME_LOWER", "VALID")
@@ -52,7 +54,7 @@ def conv_general_dilated(
         The convolution, [N, H', W', O] in the fast layout, in the operands' dtype.
 
     Raises:
-        ValueError: shapes, groups or window do not fit each other.
+        BadInput: shapes, groups or window do not fit each other.
     """
     arguments = {
         "window_strides": window_strides,
@@ -118,19 +120,19 @@ def _check(
 ) -> None:
     where = f"convolution of input {lhs} [N, H, W, C] with kernel {rhs} [kh, kw, C / groups, O]"
     if groups < 1 or lhs[3] % groups or rhs[3] % groups:
-        raise ValueError(f"{where}: feature_group_count={groups} must divide both C={lhs[3]} and O={rhs[3]}")
+        raise BadInput(f"{where}: feature_group_count={groups} must divide both C={lhs[3]} and O={rhs[3]}")
     if lhs[3] // groups != rhs[2]:
-        raise ValueError(
-            f"{where}: feature_group_count={groups} wants kernels of C / groups = {lhs[3] // groups} input "
-            f"channels, not {rhs[2]}"
+        raise BadInput(
+            f"{where}: feature_group_count={groups}: expected a kernel of C / groups = {lhs[3] // groups} "
+            f"input channels, not {rhs[2]}"
         )
     if len(strides) != 2 or min(strides) < 1:
-        raise ValueError(f"{where}: window_strides={tuple(strides)}: expected two positive integers")
+        raise BadInput(f"{where}: window_strides={tuple(strides)}: expected two positive integers")
     if isinstance(padding, str):
         if padding not in PADDINGS:
-            raise ValueError(f"{where}: padding={padding!r}: expected one of {', '.join(PADDINGS)} or pairs")
+            raise BadInput(f"{where}: padding={padding!r}: expected one of {', '.join(PADDINGS)} or pairs")
     elif len(padding) != 2:
-        raise ValueError(f"{where}: padding={padding}: expected two (low, high) pairs")
+        raise BadInput(f"{where}: padding={padding}: expected two (low, high) pairs")
 
 
 def _explicit_padding(

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from resnext_jax.errors import BadInput
+
 
 def max_pool(
     x: jax.Array,
@@ -32,7 +34,7 @@ def max_pool(
         [N, H', W', C].
 
     Raises:
-        ValueError: x is not four-dimensional, or no window fits.
+        BadInput: x is not four-dimensional, or no window fits.
     """
     return max_pool_p.bind(
         x,
@@ -94,14 +96,14 @@ def _taps(
     where that of a strided slice would be a scatter.
     """
     if x.ndim != 4:
-        raise ValueError(f"max_pool of shape {x.shape}: expected [N, H, W, C]")
+        raise BadInput(f"max_pool of shape {x.shape}: expected [N, H, W, C]")
     n, *size, channels = x.shape
     counts = [
         (length + low + high - window) // stride + 1
         for length, (low, high), window, stride in zip(size, padding, window_shape, strides, strict=True)
     ]
     if min(counts) < 1:
-        raise ValueError(f"max_pool of {x.shape}: no window of window_shape={tuple(window_shape)} fits")
+        raise BadInput(f"max_pool of {x.shape}: no window of window_shape={tuple(window_shape)} fits")
     # Padded up to whole strides, and cropped where the last pixels meet no window.
     cells = [
         count + (window - 1) // stride

@@ -1,13 +1,13 @@
-"""The primitives of batch normalisation: what sums up a whole array, and what that transposes to.
+"""The primitives of batch normalisation: sums over a whole array, and their transposes.
 
     moments(x)                                       -> mean, var
     sums(g; x, mean, factor, bias)                   -> sum of g' (x - mean), sum of g'
     spread(slope, shift; x, mean, factor, bias)      -> ((x - mean) slope + shift)'
 
-where ' stands for zero wherever (x - mean) factor + bias is not positive, with `relu`, and for nothing
-without. Sums and spread are linear in what stands before the semicolon, and each other's transposes. Arrays
-are [..., C], vectors [C]; results are float32. On CPU moments and sums of float32 are kernels in C++,
-elsewhere all three are what is written here.
+With `relu`, the mark ' sets a value to zero if (x - mean) factor + bias is not positive; without, it does
+nothing. Sums and spread are linear in the operands before the semicolon, and each is the other's transpose.
+Arrays are [..., C], vectors [C]; results are float32. On CPU, C++ kernels compute moments and sums of float32
+operands. In all other cases XLA lowers the functions below.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from resnext_jax.ops import native
+from resnext_jax.ops import cpp_kernels
 
 Arrays = Sequence[jax.Array]
 
@@ -63,13 +63,13 @@ def where_positive(condition: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(condition > 0, x, 0)
 
 
-def _primitive(name: str, plain: Callable[..., Arrays], kernel: str | None) -> Primitive:
-    """A primitive that does what a function does, by a kernel where there is one for it.
+def _primitive(name: str, native: Callable[..., Arrays], *, has_kernel: bool) -> Primitive:
+    """A primitive that computes what a function does.
 
     Args:
-        name: as it shows in a jaxpr.
-        plain: the function.
-        kernel: of the same operands on CPU, if all are float32; or None.
+        name: its name in a jaxpr.
+        native: the function.
+        has_kernel: a C++ kernel of the same name computes it on CPU, if all operands are float32.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -81,24 +81,30 @@ def _primitive(name: str, plain: Callable[..., Arrays], kernel: str | None) -> P
     @primitive.def_abstract_eval
     def abstract_eval(*operands, **params):
         results = jax.eval_shape(
-            partial(plain, **params), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
+            partial(native, **params), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
         )
         return [operands[0].update(shape=r.shape, dtype=r.dtype, weak_type=False) for r in results]
 
     def batch(operands: Arrays, axes: Sequence[int | None], **params: Any):
-        results = jax.vmap(partial(plain, **params), axes)(*operands)
+        results = jax.vmap(partial(native, **params), axes)(*operands)
         return results, [0] * len(results)
 
     batching.primitive_batchers[primitive] = batch
 
-    lowering = mlir.lower_fun(plain, multiple_results=True)
-    mlir.register_lowering(primitive, lowering)
-    if kernel is not None:
-        native.register(primitive, kernel, lowering)
+    lower_native = mlir.lower_fun(native, multiple_results=True)
+    mlir.register_lowering(primitive, lower_native)
+    if has_kernel:
+
+        def lower_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+            if cpp_kernels.lanes_in(context) > 0:
+                return cpp_kernels.lower(name, context, *operands, **params)
+            return lower_native(context, *operands, **params)
+
+        mlir.register_lowering(primitive, lower_cpu, platform="cpu")
     return primitive
 
 
-def _define_jvp(primitive: Primitive, plain: Callable[..., Arrays], linear: int) -> None:
+def _define_jvp(primitive: Primitive, native: Callable[..., Arrays], linear: int) -> None:
     """Derive a primitive that is linear in its first operands; in the others, as its function."""
 
     def jvp(primals: Arrays, tangents: Arrays, **params: Any):
@@ -109,7 +115,7 @@ def _define_jvp(primitive: Primitive, plain: Callable[..., Arrays], linear: int)
                 primitive.bind(*map(ad.instantiate_zeros, tangents[:linear]), *primals[linear:], **params)
             )
         if not _are_zero(tangents[linear:]):
-            rest = partial(plain, *primals[:linear], **params)
+            rest = partial(native, *primals[:linear], **params)
             terms.append(
                 jax.jvp(rest, primals[linear:], tuple(map(ad.instantiate_zeros, tangents[linear:])))[1]
             )
@@ -133,9 +139,9 @@ def _transpose_spread(cotangents: Arrays, slope: Any, shift: Any, *operands: jax
     return [r if w else None for r, w in zip(results, wanted, strict=True)] + [None] * len(operands)
 
 
-moments_p = _primitive("batch_norm_moments", moments, "batch_norm_moments")
-sums_p = _primitive("batch_norm_sums", sums, "batch_norm_sums")
-spread_p = _primitive("batch_norm_spread", spread, None)
+moments_p = _primitive("batch_norm_moments", moments, has_kernel=True)
+sums_p = _primitive("batch_norm_sums", sums, has_kernel=True)
+spread_p = _primitive("batch_norm_spread", spread, has_kernel=False)
 _define_jvp(sums_p, sums, 1)
 _define_jvp(spread_p, spread, 2)
 ad.primitive_transposes[sums_p] = _transpose_sums

@@ -1,11 +1,19 @@
 // Sums of batch normalisation over the pixels of x [pixels, channels].
 //
-// Chunks of neighbouring pixels are work items. Each reads its pixels once and adds them up in float32, in sums that
-// stay in the cache; the chunks' sums are added up in float64 and in order, so threads do not change the result.
+// Chunks of neighbouring pixels are work items. Each reads its pixels once and adds them up in float32, in
+// sums that stay in the cache; the chunks' sums are added up in float64 and in order, so threads do not
+// change the result.
 #ifndef RESNEXT_JAX_BATCH_NORM_H_
 #define RESNEXT_JAX_BATCH_NORM_H_
 
-#include "common.h"
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "parallel.h"
+#include "simd.h"
 
 namespace batch_norm {
 
@@ -16,9 +24,7 @@ constexpr int64_t kTogether = 4;       // pixels added up before the sums are lo
 struct Chunks {
   int64_t pixels, channels, each, count;
 
-  explicit Chunks(const Array& x) {
-    channels = x.dimensions().back();
-    pixels = x.element_count() / channels;
+  Chunks(int64_t pixels, int64_t channels) : pixels(pixels), channels(channels) {
     each = std::clamp<int64_t>(kChunkFloats / channels, kTogether, kChunkPixels);
     count = (pixels + each - 1) / each;
   }
@@ -40,8 +46,8 @@ void Add(float* p, V v) {
   std::memcpy(p, &v, sizeof(V));
 }
 
-// Calls add(V(), pixel, count, channel) for all channels, in vectors as far as they go, of runs of kTogether pixels
-// and of the single pixels left over. The count is a constant.
+// Calls add(V(), pixel, count, channel) for all channels, in vectors as far as they go, of runs of kTogether
+// pixels and of the single pixels left over. The count is a constant.
 template <typename Add>
 void ForRuns(int64_t pixels, int64_t channels, const Add& add) {
   const auto run = [&](int64_t pixel, auto count) {
@@ -50,7 +56,8 @@ void ForRuns(int64_t pixels, int64_t channels, const Add& add) {
     for (; c < channels; ++c) add(float(), pixel, count, c);
   };
   int64_t pixel = 0;
-  for (; pixel + kTogether <= pixels; pixel += kTogether) run(pixel, std::integral_constant<int64_t, kTogether>());
+  for (; pixel + kTogether <= pixels; pixel += kTogether)
+    run(pixel, std::integral_constant<int64_t, kTogether>());
   for (; pixel < pixels; ++pixel) run(pixel, std::integral_constant<int64_t, 1>());
 }
 
@@ -68,8 +75,9 @@ inline void AddMoments(int64_t pixels, int64_t channels, const float* x, const f
   });
 }
 
-// Mean and biased variance. Each chunk is seen from the mean of a quarter of its pixels, so that neither a large mean
-// nor a pixel far off cancels much: squares seen from there are at most 5 times those seen from the chunk's mean.
+// Mean and biased variance. Each chunk is seen from the mean of a quarter of its pixels, so that neither a
+// large mean nor a pixel far off cancels much: squares seen from there are at most 5 times those seen from
+// the chunk's mean.
 inline void Moments(ffi::ThreadPool& pool, const Chunks& chunks, const float* x, float* mean, float* var) {
   const int64_t channels = chunks.channels;
   // Of each chunk: where it is seen from, the sum of x seen from there, and that of its square.
@@ -102,10 +110,11 @@ inline void Moments(ffi::ThreadPool& pool, const Chunks& chunks, const float* x,
   for (int64_t c = 0; c < channels; ++c) mean[c] = centre[c], var[c] = squares[c] / chunks.pixels;
 }
 
-// Adds to the sums of g (x - mean) and of g. With Relu, g is 0 where (x - mean) factor + bias is not positive.
+// Adds to the sums of g (x - mean) and of g. With Relu, g is 0 where (x - mean) factor + bias is not
+// positive.
 template <bool Relu>
-void AddSums(int64_t pixels, int64_t channels, const float* g, const float* x, const float* mean, const float* factor,
-             const float* bias, float* product, float* sum) {
+void AddSums(int64_t pixels, int64_t channels, const float* g, const float* x, const float* mean,
+             const float* factor, const float* bias, float* product, float* sum) {
   ForRuns(pixels, channels, [=](auto zero, int64_t pixel, auto count, int64_t c) {
     using V = decltype(zero);
     V s = zero, q = zero;
@@ -126,8 +135,8 @@ inline void Sums(ffi::ThreadPool& pool, const Chunks& chunks, bool relu, const f
   ParallelFor(pool, chunks.count, [&](int64_t chunk) {
     const int64_t start = chunks.start(chunk);
     float* own = sums.data() + chunk * 2 * channels;
-    (relu ? AddSums<true> : AddSums<false>)(chunks.size(chunk), channels, g + start, x + start, mean, factor, bias,
-                                            own, own + channels);
+    (relu ? AddSums<true> : AddSums<false>)(chunks.size(chunk), channels, g + start, x + start, mean, factor,
+                                            bias, own, own + channels);
   });
   std::vector<double> total(2 * channels);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk)
@@ -135,37 +144,6 @@ inline void Sums(ffi::ThreadPool& pool, const Chunks& chunks, bool relu, const f
   for (int64_t c = 0; c < channels; ++c) product[c] = total[c], sum[c] = total[channels + c];
 }
 
-inline ffi::Error MomentsHandler(ffi::ThreadPool pool, Array x, Result mean, Result var) {
-  Moments(pool, Chunks(x), x.typed_data(), mean->typed_data(), var->typed_data());
-  return ffi::Error::Success();
-}
-
-inline ffi::Error SumsHandler(ffi::ThreadPool pool, bool relu, Array g, Array x, Array mean, Array factor, Array bias,
-                              Result product, Result sum) {
-  Sums(pool, Chunks(x), relu, g.typed_data(), x.typed_data(), mean.typed_data(), factor.typed_data(),
-       bias.typed_data(), product->typed_data(), sum->typed_data());
-  return ffi::Error::Success();
-}
-
 }  // namespace batch_norm
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_moments, batch_norm::MomentsHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_sums, batch_norm::SumsHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<bool>("relu")
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>());
 
 #endif  // RESNEXT_JAX_BATCH_NORM_H_

@@ -1,5 +1,173 @@
-// All kernels, in one translation unit: XLA's headers take longer to compile than they do.
+// What XLA calls: handlers that read sizes from their buffers, refuse what the kernels cannot compute, and
+// run them.
+//
+// All kernels are one translation unit: XLA's headers take longer to compile than they do.
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
 #include "batch_norm.h"
-#include "grouped_conv.h"
+#include "conv_correlate.h"
+#include "conv_kernel_grad.h"
+#include "conv_shape.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+using Array = ffi::Buffer<ffi::F32>;
+using Result = ffi::ResultBuffer<ffi::F32>;
+using Sizes = ffi::Span<const int64_t>;
+
+std::string Text(Sizes sizes) {
+  std::string text = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + "]";
+}
+
+bool AllAtLeast(int64_t least, Sizes sizes) {
+  return std::all_of(sizes.begin(), sizes.end(), [=](int64_t size) { return size >= least; });
+}
+
+// The attributes of a convolution: two numbers each, of rows and of columns.
+struct Window {
+  Sizes strides, padding, dilation;
+};
+
+// Fills in a shape, or says why these are no operands of a convolution.
+ffi::Error ReadShape(Sizes x, Sizes w, Sizes y, const Window& window, conv::Shape& shape) {
+  const auto wrong = [&](const std::string& what) {
+    return ffi::Error::InvalidArgument("convolution of x " + Text(x) + " with w " + Text(w) + " to y " +
+                                       Text(y) + ", strides " + Text(window.strides) + ", padding " +
+                                       Text(window.padding) + ", dilation " + Text(window.dilation) + ": " +
+                                       what);
+  };
+  for (const Sizes& sizes : {x, w, y})
+    if (sizes.size() != 4 || !AllAtLeast(1, sizes))
+      return wrong("arrays must have four dimensions, none empty");
+  for (const Sizes& sizes : {window.strides, window.padding, window.dilation})
+    if (sizes.size() != 2) return wrong("strides, padding and dilation must be two numbers each");
+  if (!AllAtLeast(1, window.strides) || !AllAtLeast(0, window.padding) || !AllAtLeast(1, window.dilation))
+    return wrong("strides and dilation must be positive, padding not negative");
+  const int64_t groups = x[3] / w[2];
+  if (x[0] != y[0] || x[3] % w[2] != 0 || w[3] != y[3] || y[3] % groups != 0)
+    return wrong("the images or channels do not match");
+  shape = {{x[0], x[1], x[2], x[3]},
+           {y[0], y[1], y[2], y[3]},
+           w[0],
+           w[1],
+           {window.strides[0], window.strides[1]},
+           {window.padding[0], window.padding[1]},
+           {window.dilation[0], window.dilation[1]},
+           groups};
+  return ffi::Error::Success();
+}
+
+ffi::Error CheckGroups(int64_t channels, int64_t width, int64_t depth) {
+  if (conv::FillsVectors(channels, width, depth)) return ffi::Error::Success();
+  return ffi::Error::InvalidArgument("convolution to " + std::to_string(channels) +
+                                     " channels in groups of " + std::to_string(width) + ", from groups of " +
+                                     std::to_string(depth) + ": they do not fill vectors of " +
+                                     std::to_string(kLanes));
+}
+
+ffi::Error ConvForward(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, Array x, Array w,
+                       Result y) {
+  conv::Shape s;
+  ffi::Error error =
+      ReadShape(x.dimensions(), w.dimensions(), y->dimensions(), {strides, padding, dilation}, s);
+  if (error.success()) error = CheckGroups(s.y.c, s.outputs(), s.inputs());
+  if (error.success()) conv::Correlate(pool, s, false, x.typed_data(), w.typed_data(), y->typed_data());
+  return error;
+}
+
+ffi::Error ConvInputGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, Array g, Array w,
+                         Result dx) {
+  conv::Shape s;
+  ffi::Error error =
+      ReadShape(dx->dimensions(), w.dimensions(), g.dimensions(), {strides, padding, dilation}, s);
+  if (error.success()) error = CheckGroups(s.x.c, s.inputs(), s.outputs());
+  if (error.success()) conv::Correlate(pool, s, true, g.typed_data(), w.typed_data(), dx->typed_data());
+  return error;
+}
+
+ffi::Error ConvKernelGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, Array x,
+                          Array g, Result dw) {
+  conv::Shape s;
+  ffi::Error error =
+      ReadShape(x.dimensions(), dw->dimensions(), g.dimensions(), {strides, padding, dilation}, s);
+  if (error.success()) error = CheckGroups(s.y.c, s.outputs(), s.inputs());
+  if (error.success()) conv::KernelGrad(pool, s, x.typed_data(), g.typed_data(), dw->typed_data());
+  return error;
+}
+
+// The pixels of x [..., C], cut into chunks.
+batch_norm::Chunks ChunksOf(const Array& x) {
+  const int64_t channels = x.dimensions().back();
+  return {static_cast<int64_t>(x.element_count()) / channels, channels};
+}
+
+// Checks that x is [..., C] and not empty, and that all vectors are [C].
+ffi::Error CheckChannels(Sizes x, std::initializer_list<Sizes> vectors) {
+  const bool whole = x.size() > 0 && AllAtLeast(1, x);
+  for (const Sizes& vector : vectors)
+    if (!whole || vector.size() != 1 || vector[0] != x.back())
+      return ffi::Error::InvalidArgument("batch norm of x " + Text(x) + " with a vector " + Text(vector) +
+                                         ": expected pixels [..., C] and [C]");
+  return ffi::Error::Success();
+}
+
+ffi::Error BatchNormMoments(ffi::ThreadPool pool, Array x, Result mean, Result var) {
+  const ffi::Error error = CheckChannels(x.dimensions(), {mean->dimensions(), var->dimensions()});
+  if (error.success())
+    batch_norm::Moments(pool, ChunksOf(x), x.typed_data(), mean->typed_data(), var->typed_data());
+  return error;
+}
+
+ffi::Error BatchNormSums(ffi::ThreadPool pool, bool relu, Array g, Array x, Array mean, Array factor,
+                         Array bias, Result product, Result sum) {
+  if (g.element_count() != x.element_count())
+    return ffi::Error::InvalidArgument("batch norm of x " + Text(x.dimensions()) + " with gradients " +
+                                       Text(g.dimensions()) + ": expected the same shape");
+  const ffi::Error error = CheckChannels(
+      x.dimensions(),
+      {mean.dimensions(), factor.dimensions(), bias.dimensions(), product->dimensions(), sum->dimensions()});
+  if (error.success())
+    batch_norm::Sums(pool, ChunksOf(x), relu, g.typed_data(), x.typed_data(), mean.typed_data(),
+                     factor.typed_data(), bias.typed_data(), product->typed_data(), sum->typed_data());
+  return error;
+}
+
+}  // namespace
+
+#define RESNEXT_JAX_CONV_HANDLER(name, function)             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function,              \
+                                ffi::Ffi::Bind()             \
+                                    .Ctx<ffi::ThreadPool>()  \
+                                    .Attr<Sizes>("strides")  \
+                                    .Attr<Sizes>("padding")  \
+                                    .Attr<Sizes>("dilation") \
+                                    .Arg<Array>()            \
+                                    .Arg<Array>()            \
+                                    .Ret<Array>())
+
+RESNEXT_JAX_CONV_HANDLER(conv_forward, ConvForward);
+RESNEXT_JAX_CONV_HANDLER(conv_input_grad, ConvInputGrad);
+RESNEXT_JAX_CONV_HANDLER(conv_kernel_grad, ConvKernelGrad);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_moments, BatchNormMoments,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>().Ret<Array>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_sums, BatchNormSums,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<bool>("relu")
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>());
 
 extern "C" int resnext_jax_lanes() { return kLanes; }

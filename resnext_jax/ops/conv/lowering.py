@@ -1,0 +1,94 @@
+"""Which lowering computes a convolution or a gradient of it on CPU. The table of it is in `ops/README.md`."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.interpreters import mlir
+
+from resnext_jax.ops import cpp_kernels
+from resnext_jax.ops.conv import dot, im2col, merged, native, primitives
+from resnext_jax.ops.conv.spec import ConvSpec, Operator
+
+Lowering = Literal["cpp", "dot", "merged", "im2col", "native"]
+
+MODULES = {"dot": dot, "im2col": im2col, "native": native}
+
+
+def choose(operator: Operator, spec: ConvSpec, lanes: int) -> Lowering:
+    """The lowering that computes an operator on CPU.
+
+    Args:
+        operator: the convolution or one of its gradients.
+        spec: the convolution.
+        lanes: floats in a vector of the C++ kernels; 0 if the program may not call them.
+
+    Returns:
+        "cpp" (a C++ kernel), "dot" (one matrix product), "merged" (one dense convolution for each block of
+        groups), "im2col" (one matrix product over all windows) or "native" (XLA's own).
+    """
+    has_cpp = lanes > 0 and _fills_vectors(operator, spec, lanes)
+    if spec.kernel_shape[:2] == (1, 1) and spec.groups == 1:
+        # XLA does matrix products well, but it cannot divide a sum over many pixels among threads.
+        return "cpp" if has_cpp and operator == "kernel_grad" and _sums_many_pixels(spec) else "dot"
+    if has_cpp:
+        return "cpp"
+    if spec.groups > 1:
+        return "merged"
+    if _is_smaller_than_window(operator, spec):
+        return "im2col"
+    return "native"
+
+
+def _fills_vectors(operator: Operator, spec: ConvSpec, lanes: int) -> bool:
+    """Whether the result channels of a group, or of several groups together, fill vectors.
+
+    `FillsVectors` in `kernels/conv_shape.h` refuses all others.
+    """
+    width, depth = spec.group_outputs, spec.group_inputs
+    if operator == "input_grad":
+        width, depth = depth, width
+    return width % lanes == 0 or (lanes % width == 0 and width * spec.groups % lanes == 0 and width == depth)
+
+
+def _sums_many_pixels(spec: ConvSpec) -> bool:
+    """Whether a 1x1 kernel's gradient adds up all pixels of x, more than it has rows or columns."""
+    x, y = spec.input_shape, spec.output_shape
+    return x[:3] == y[:3] and math.prod(x[:3]) > max(x[3], y[3])
+
+
+def _is_smaller_than_window(operator: Operator, spec: ConvSpec) -> bool:
+    """Whether the image that the windows move over is smaller than they are. Kernel gradients do not mind."""
+    if operator == "kernel_grad":
+        return False
+    image = spec.input_shape if operator == "forward" else spec.output_shape
+    return image[1] < spec.kernel_shape[0] or image[2] < spec.kernel_shape[1]
+
+
+def in_jax(operator: Operator, spec: ConvSpec) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The operator in JAX's own operations, as `choose` has it without the C++ kernels."""
+    name = choose(operator, spec, lanes=0)
+    if name == "merged":
+        dense = in_jax(operator, merged.block_of(spec))
+        return partial(getattr(merged, operator), spec=spec, dense=dense)
+    return partial(getattr(MODULES[name], operator), spec=spec)
+
+
+def _lower(operator: Operator, context: mlir.LoweringRuleContext, a: Any, b: Any, *, spec: ConvSpec) -> Any:
+    if choose(operator, spec, cpp_kernels.lanes_in(context)) == "cpp":
+        (top, _), (left, _) = spec.padding
+        attributes = {"strides": spec.strides, "padding": (top, left), "dilation": spec.dilation}
+        attributes = {name: np.array(pair, np.int64) for name, pair in attributes.items()}
+        return cpp_kernels.lower(f"conv_{operator}", context, a, b, **attributes)
+    return mlir.lower_fun(in_jax(operator, spec), multiple_results=False)(context, a, b)
+
+
+for _operator, _primitive in (
+    ("forward", primitives.conv_p),
+    ("input_grad", primitives.input_grad_p),
+    ("kernel_grad", primitives.kernel_grad_p),
+):
+    mlir.register_lowering(_primitive, partial(_lower, _operator), platform="cpu")
