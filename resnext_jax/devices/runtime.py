@@ -13,14 +13,16 @@ logger = logging.getLogger(__name__)
 def enable_compilation_cache() -> None:
     """Keep compiled programs between runs, unless the user has set JAX's cache already.
 
-    `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, `JAX_COMPILATION_CACHE_DIR` places it. JAX executes what it
-    finds there, so a folder that other users can write is not used, which is logged.
+    `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, `JAX_COMPILATION_CACHE_DIR` places it. JAX executes
+    what it finds, so our folder is used only if it is private to the user; otherwise a line is logged.
     """
     if jax.config.jax_compilation_cache_dir is None:
         try:
             directory = private_cache_directory("xla")
         except OSError as error:
-            logger.warning("compiled programs are not kept: %s; set RESNEXT_JAX_CACHE to a folder of yours", error)
+            logger.warning(
+                "compiled programs are not kept: %s; set RESNEXT_JAX_CACHE to a folder of yours", error
+            )
             return
         jax.config.update("jax_compilation_cache_dir", str(directory))
 

@@ -1,4 +1,4 @@
-"""Batch normalisation with an optional ReLU, and derivatives that read each array as few times as possible."""
+"""Batch normalisation with an optional ReLU, whose derivatives read each array as few times as possible."""
 
 from functools import partial
 

@@ -24,7 +24,8 @@ def lanes_in(context: mlir.LoweringRuleContext) -> int:
     """
     if context.module_context.lowering_parameters.for_export:
         return 0
-    return lanes() if all(a.dtype == np.float32 and a.size > 0 for a in context.avals_in) else 0
+    arrays: Any = context.avals_in
+    return lanes() if all(a.dtype == np.float32 and a.size > 0 for a in arrays) else 0
 
 
 def lower(kernel: str, context: mlir.LoweringRuleContext, *operands: Any, **attributes: Any) -> Any:
@@ -43,6 +44,7 @@ def lower(kernel: str, context: mlir.LoweringRuleContext, *operands: Any, **attr
 def target(kernel: str) -> str:
     """Register a kernel with XLA. Its name has the version, as compiled programs outlive the process."""
     library = cpp_library.library()
+    assert library is not None, "lanes() was positive"
     name = f"resnext_jax.{kernel}.{library.version}"
     handler = jax.ffi.pycapsule(getattr(library.functions, kernel))
     jax.ffi.register_ffi_target(name, handler, platform="cpu")

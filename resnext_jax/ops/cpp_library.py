@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 
 from resnext_jax import storage
 
@@ -64,17 +64,16 @@ def _compiler() -> list[str]:
     """
     if os.name != "posix":
         raise OSError("they are built on Linux and macOS only")
-    command = _words("CXX", "c++")
+    command = _words("CXX", os.environ.get("CXX", "c++"))
     if not command:
         raise OSError("CXX= names no compiler; unset it, or set it to one")
     if shutil.which(command[0]) is None:
         raise OSError(f"found no C++ compiler {command[0]}; install one, or set CXX to it")
-    return [*command, *FLAGS, *_words("RESNEXT_JAX_CXXFLAGS", "")]
+    return [*command, *FLAGS, *_words("RESNEXT_JAX_CXXFLAGS", os.environ.get("RESNEXT_JAX_CXXFLAGS", ""))]
 
 
-def _words(variable: str, default: str) -> list[str]:
-    """An environment variable, split as a shell would do it."""
-    text = os.environ.get(variable, default)
+def _words(variable: str, text: str) -> list[str]:
+    """The text of an environment variable, split as a shell would split it."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -133,7 +132,7 @@ def _version(compiler: list[str]) -> str:
     """Hash of all that a build depends on."""
     parts = [file.read_bytes() for file in sorted(SOURCES.iterdir()) if file.is_file()]
     about = subprocess.run([*compiler, "--version"], capture_output=True, stdin=subprocess.DEVNULL).stdout
-    parts += [about, repr((compiler, jaxlib.__version__, platform.machine(), _processor())).encode()]
+    parts += [about, repr((compiler, jaxlib.version.__version__, platform.machine(), _processor())).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 

@@ -71,7 +71,7 @@ def conv_general_dilated(
     if lhs.ndim != 4 or rhs.ndim != 4 or not _is_nhwc(lhs.shape, rhs.shape, dimension_numbers):
         return jax.lax.conv_general_dilated(lhs, rhs, **arguments)
     _check(lhs.shape, rhs.shape, window_strides, padding, feature_group_count)
-    dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
+    dilation = (1, 1) if rhs_dilation is None else _pair(rhs_dilation)
     pads = _explicit_padding(lhs.shape, rhs.shape, window_strides, padding, dilation)
     output = jax.eval_shape(partial(jax.lax.conv_general_dilated, **arguments), lhs, rhs)
     lhs_type, rhs_type = jax.typeof(lhs), jax.typeof(rhs)
@@ -92,7 +92,7 @@ def conv_general_dilated(
         input_shape=lhs.shape,
         kernel_shape=rhs.shape,
         output_shape=output.shape,
-        strides=tuple(window_strides),
+        strides=_pair(window_strides),
         padding=pads,
         dilation=dilation,
         groups=feature_group_count,
@@ -141,8 +141,14 @@ def _explicit_padding(
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     dilation: tuple[int, int],
-) -> tuple[tuple[int, int], ...]:
+) -> tuple[tuple[int, int], tuple[int, int]]:
     if isinstance(padding, str):
         window = [(kernel - 1) * step + 1 for kernel, step in zip(rhs[:2], dilation, strict=True)]
         padding = jax.lax.padtype_to_pads(lhs[1:3], window, strides, padding)
-    return tuple((int(low), int(high)) for low, high in padding)
+    rows, columns = padding
+    return _pair(rows), _pair(columns)
+
+
+def _pair(numbers: Sequence[int]) -> tuple[int, int]:
+    first, second = numbers
+    return int(first), int(second)

@@ -128,12 +128,12 @@ def _are_zero(tangents: Arrays) -> bool:
     return all(type(tangent) is ad.Zero for tangent in tangents)
 
 
-def _transpose_sums(cotangents: Arrays, g: Any, *operands: jax.Array, relu: bool) -> Arrays:
+def _transpose_sums(cotangents: Arrays, g: Any, *operands: jax.Array, relu: bool) -> list:
     slope, shift = map(ad.instantiate_zeros, cotangents)
     return [*spread_p.bind(slope, shift, *operands, relu=relu), *[None] * len(operands)]
 
 
-def _transpose_spread(cotangents: Arrays, slope: Any, shift: Any, *operands: jax.Array, relu: bool) -> Arrays:
+def _transpose_spread(cotangents: Arrays, slope: Any, shift: Any, *operands: jax.Array, relu: bool) -> list:
     results = sums_p.bind(cotangents[0], *operands, relu=relu)
     wanted = map(ad.is_undefined_primal, (slope, shift))
     return [r if w else None for r, w in zip(results, wanted, strict=True)] + [None] * len(operands)

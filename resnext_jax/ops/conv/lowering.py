@@ -86,9 +86,6 @@ def _lower(operator: Operator, context: mlir.LoweringRuleContext, a: Any, b: Any
     return mlir.lower_fun(in_jax(operator, spec), multiple_results=False)(context, a, b)
 
 
-for _operator, _primitive in (
-    ("forward", primitives.conv_p),
-    ("input_grad", primitives.input_grad_p),
-    ("kernel_grad", primitives.kernel_grad_p),
-):
-    mlir.register_lowering(_primitive, partial(_lower, _operator), platform="cpu")
+mlir.register_lowering(primitives.conv_p, partial(_lower, "forward"), platform="cpu")
+mlir.register_lowering(primitives.input_grad_p, partial(_lower, "input_grad"), platform="cpu")
+mlir.register_lowering(primitives.kernel_grad_p, partial(_lower, "kernel_grad"), platform="cpu")

@@ -28,7 +28,7 @@ def _primitive(
     name: str,
     in_native: Callable[..., jax.Array],
     result_shape: Callable[[ConvSpec], tuple[int, ...]],
-    batch_axes: tuple[int | None, int | None],
+    batch_axes: tuple[int | None, ...],
 ) -> Primitive:
     """A bilinear operator of two arrays and a ConvSpec, with the native lowering on all platforms.
 
@@ -69,7 +69,9 @@ def _primitive(
 
 
 conv_p = _primitive("grouped_conv", native.forward, lambda spec: spec.output_shape, (0, None))
-input_grad_p = _primitive("grouped_conv_input_grad", native.input_grad, lambda spec: spec.input_shape, (0, None))
+input_grad_p = _primitive(
+    "grouped_conv_input_grad", native.input_grad, lambda spec: spec.input_shape, (0, None)
+)
 kernel_grad_p = _primitive("grouped_conv_kernel_grad", native.kernel_grad, lambda spec: spec.kernel_shape, ())
 
 # Transposes, with the cotangent first: each in its first operand, then in its second.
