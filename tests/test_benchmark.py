@@ -11,6 +11,7 @@ from resnext_jax import models
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
 from resnext_jax.benchmark.cases import StepCase, count_convolutions
 from resnext_jax.benchmark.in_torch import torch_resnet
+from resnext_jax.errors import BadInput
 
 TINY = models.ResNetConfig("bottleneck", (1, 1), groups=4, width_per_group=4, stem="cifar")
 
@@ -61,8 +62,8 @@ def test_torch_runs_the_same_network(name):
     [({"rounds": 0}, "rounds=0"), ({"batch_size": -1}, "batch_size=-1"), ({"image_size": 0}, "image_size=0")],
 )
 def test_bad_options_are_named(options, words):
-    with pytest.raises(ValueError, match=words):
-        BenchmarkOptions(**options)
+    with pytest.raises(BadInput, match=words):
+        run_benchmark(BenchmarkOptions(**options))
 
 
 def test_models_that_torch_has_not_are_refused():

@@ -128,13 +128,16 @@ def test_bad_input_is_one_line(trained, image_folder, tmp_path, capsys):
         capsys, *train, "--optimizer", "lion"
     )
     assert "did you mean --optimizer" in error_of(capsys, *train, "--optimzer", "adam")
-    assert "did you mean evaluate?" in error_of(capsys, "evalute", trained)
+    assert "unknown command 'evalute': did you mean evaluate?" in error_of(capsys, "evalute", trained)
+    assert "unknown command 'data shw': did you mean data show?" in error_of(capsys, "data", "shw", "x")
+    assert "Expected one of {data prepare, data show" in error_of(capsys, "data")
+    assert "images: expected at least one" in error_of(capsys, "predict", trained)
     assert "did you mean" not in error_of(capsys, "models", "--json")
     assert "--resume with --overwrite: choose" in error_of(
         capsys, "train", "--resume", "--overwrite", "--out", trained
     )
     assert "could not convert string to float: 'fast'" in error_of(capsys, *train, "--lr", "fast")
-    assert "Missing from resnext-jax evaluate" in error_of(capsys, "evaluate")
+    assert "Missing from resnext-jax evaluate: RUN" in error_of(capsys, "evaluate")
     assert "--plateau-patience=3 with" in error_of(capsys, *train, "--plateau-patience", 3)
     assert "--positive='up': expected one of" in error_of(capsys, "evaluate", trained, "--positive", "up")
     assert not (tmp_path / "new").exists()
@@ -214,6 +217,15 @@ def test_the_command_itself():
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere does not exist")
     assert done.stderr.count("\n") == 1
+
+
+def test_help_lists_the_commands_of_a_group(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("data", "--help")
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    assert "data show" in shown
+    assert "predict" not in shown
 
 
 def test_help_explains_the_flags(capsys):

@@ -76,7 +76,7 @@ def test_a_converted_run_predicts(tiny, file, image_folder, tmp_path, capsys):
     np.testing.assert_allclose(predictions.probabilities, expected, rtol=1e-5)
 
     # Evaluation and resuming need what weights do not tell.
-    assert "no data set is named: give --data" in error_of(capsys, "evaluate", out)
+    assert "--data='': expected `demo`, a folder" in error_of(capsys, "evaluate", out)
     assert "its classes are left, right" in error_of(capsys, "evaluate", out, "--data", image_folder)
     assert "start one with weights=" in error_of(capsys, "train", "--resume", "--out", out)
     # Another conversion keeps what this one was told.
@@ -92,7 +92,7 @@ def test_conversions_that_are_refused(tiny, file, tmp_path, capsys):
         capsys, *to_run, "--classes", names
     )
     assert "gone.txt" in error_of(capsys, *to_run, "--classes", tmp_path / "gone.txt")
-    assert "image-size is -1" in error_of(capsys, *to_run, "--image-size", -1)
+    assert "--image-size=-1: expected" in error_of(capsys, *to_run, "--image-size", -1)
     assert "exists already" in error_of(capsys, "convert", file, tmp_path, "--model", tiny)
     assert "go with a run directory" in error_of(
         capsys, "convert", file, tmp_path / "v.safetensors", "--classes", names
@@ -134,7 +134,7 @@ def test_train_replaces_the_head_only_when_asked(tiny, arrays, image_folder, tmp
     train = flags(image_folder, tiny, tmp_path / "new")
     error = error_of(capsys, *train, "--weights", seven)
     assert "fc.weight expected [2, 256], found [7, 256]; the number of classes differs; --new-head" in error
-    assert "new_head=True without weights" in error_of(capsys, *train, "--new-head")
+    assert "--new-head without weights" in error_of(capsys, *train, "--new-head")
     assert not (tmp_path / "new").exists()
 
     run(*train, "--weights", seven, "--new-head", "--freeze", "backbone")

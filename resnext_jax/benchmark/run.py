@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from resnext_jax import models, ops
 from resnext_jax.benchmark.cases import LayerCase, StepCase, count_convolutions
 from resnext_jax.benchmark.in_jax import prepare_jax
 from resnext_jax.benchmark.in_torch import check_torch, prepare_torch
 from resnext_jax.devices import peak_memory_gib
-from resnext_jax.errors import BadInput
+from resnext_jax.fields import Config, Range
 
 Implementation = Literal["ours", "flax", "torch"]
 
@@ -29,33 +29,28 @@ Implementation = Literal["ours", "flax", "torch"]
 PAUSE_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
-class BenchmarkOptions:
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(Config):
     """What to measure."""
 
     model: str = "resnext50_32x4d"
-    """Name of the model."""
+    """A name of `list_models()`."""
     mode: Literal["train", "eval"] = "train"
-    """A step of training (forward, backward, SGD with momentum) or a forward pass."""
-    batch_size: int = 8
-    """Images a step."""
-    image_size: int = 224
-    """Side of the square images, in pixels."""
+    """train: the step that training makes, with SGD with momentum; eval: the step of evaluation."""
+    batch_size: Annotated[int, Range(least=1)] = 8
+    """Images in a step."""
+    image_size: Annotated[int, Range(least=1)] = 224
+    """Side of the square image in pixels."""
     against: tuple[Literal["torch", "flax"], ...] = ()
-    """Also measure these: torch (channels_last), flax (the same model with XLA's own convolution)."""
+    """Measure these too. torch: PyTorch, channels last; flax: the same model with XLA's own convolution."""
     layers: bool = False
     """Measure each distinct convolution of the model instead of the whole step."""
     keep_freed_memory: bool = True
-    """Our process keeps memory that it frees (`ops.keep_freed_memory`), as all commands do."""
-    rounds: int = 10
+    """Let our process keep the memory that it frees (`ops.keep_freed_memory`), as commands do."""
+    rounds: Annotated[int, Range(least=1)] = 10
     """Turns that each implementation takes."""
-    seconds: float = 120.0
-    """End early, after three turns at least, once an implementation has used this much time."""
-
-    def __post_init__(self):
-        for name in ("batch_size", "image_size", "rounds", "seconds"):
-            if getattr(self, name) <= 0:
-                raise BadInput(f"{name}={getattr(self, name)}: expected a positive number")
+    seconds: Annotated[float, Range(above=0)] = 120.0
+    """Time for each implementation: it takes no more turns once it has used this up, but at least three."""
 
 
 def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None = None) -> dict[str, Any]:
@@ -71,9 +66,10 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
         "compile_seconds", "peak_memory_mib"}}, and {"ratio": {implementation: our time over its time}}.
 
     Raises:
-        ValueError: unknown model, or one that torch has no counterpart of.
+        BadInput: an option out of range, an unknown model, or one without a counterpart in torch.
         MissingPackage: torch was asked for and is not installed.
     """
+    options.check()
     config = models.get_config(options.model) if config is None else config
     train = options.mode == "train"
     step = StepCase(config, train, options.batch_size, options.image_size)

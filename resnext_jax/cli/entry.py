@@ -17,4 +17,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with the exit code, if the command could not do its work; see `clean_exit`.
     """
     with clean_exit():
-        parse(sys.argv[1:] if arguments is None else arguments)()
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+        command.check()
+        command()

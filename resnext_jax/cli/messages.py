@@ -1,6 +1,5 @@
 """From the words of the package to the words of the command line: fields of a record are flags here."""
 
-import dataclasses
 import re
 import typing
 from collections.abc import Iterator
@@ -33,17 +32,11 @@ def _flag(name: str, equals: str | None, truth: str | None) -> str:
     return f"--{flag}=" if equals else f"--{flag}" if "_" in name else name
 
 
-def _flag_names(record: type) -> Iterator[str]:
-    """The fields of a command that are flags, those of its own commands included."""
-    hints = typing.get_type_hints(record, include_extras=True)
-    for field in dataclasses.fields(record):
-        hint = hints[field.name]
-        inner = [part for kind in typing.get_args(hint) for part in (kind, *typing.get_args(kind))]
-        if commands := [kind for kind in inner if isinstance(kind, type) and dataclasses.is_dataclass(kind)]:
-            for command in commands:
-                yield from _flag_names(command)
-        elif _POSITIONAL not in typing.get_args(hint):
-            yield field.name
+def _flag_names(command: type) -> Iterator[str]:
+    """The fields of a command that are flags: all but the positional ones."""
+    for name, hint in typing.get_type_hints(command, include_extras=True).items():
+        if _POSITIONAL not in typing.get_args(hint):
+            yield name
 
 
 _NAMES = {name for command in COMMANDS.values() for name in _flag_names(command)}

@@ -5,8 +5,8 @@ import difflib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from itertools import groupby
-from typing import TypeVar
+from itertools import groupby, takewhile
+from typing import NoReturn, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
@@ -31,21 +31,30 @@ def parse(arguments: Sequence[str]) -> Command:
         BadInput: no such command or flag, or a value of another type.
         SystemExit: help was asked for, and printed.
     """
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
-    if name not in COMMANDS and name and not name.startswith("-"):
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        raise BadInput(f"unknown command {name!r}: {hint} (--help explains)")
+    name = next((name for name in COMMANDS if name.split() == [*arguments[: len(name.split())]]), None)
+    if name is None:
+        _explain(arguments)
+    rest, prog = arguments[len(name.split()) :], f"{PROGRAM} {name}"
     with _errors_in_one_line():
-        if name not in COMMANDS:
-            return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog=PROGRAM, args=arguments, config=FLAT, registry=HEADINGS
-            )
-        prog = f"{PROGRAM} {name}"
         command = tyro.cli(COMMANDS[name], prog=prog, args=rest, config=FLAT, registry=HEADINGS)
     if isinstance(command, Train) and command.resume:
         return _parse_over(_saved(command), rest, prog)
     return command
+
+
+def _explain(arguments: Sequence[str]) -> NoReturn:
+    """List the commands if help is asked for; those of a group for `data` and `data --help`."""
+    words = [*takewhile(lambda word: not word.startswith("-"), arguments)]
+    group = {name: command for name, command in COMMANDS.items() if name.split()[: len(words)] == words}
+    if not group:
+        is_group = any(name.split()[0] == words[0] for name in COMMANDS)
+        unknown = " ".join(words[: 1 + is_group])
+        near = difflib.get_close_matches(unknown, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        raise BadInput(f"unknown command {unknown!r}: {hint} (--help explains)")
+    with _errors_in_one_line():
+        tyro.extras.subcommand_cli_from_dict(group, prog=PROGRAM, args=arguments[len(words) :])
+    raise AssertionError("tyro takes a command's place for help or for an error")
 
 
 def parse_train(arguments: Sequence[str], default: Config, *, prog: str, description: str) -> Config:

@@ -106,9 +106,10 @@ def interval_note(metrics: dict[str, Any]) -> str:
 
 def nested(values: dict[str, Any], key: str) -> Any:
     """An entry by its dotted name; None if there is none."""
+    found: Any = values
     for name in key.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def number(value: float, is_share: bool) -> str:

@@ -1,14 +1,13 @@
-"""The commands, all of one form: a frozen dataclass, whose fields are the flags; calling it does the work.
+"""The commands, all of one form: a configuration, whose fields are the flags; calling it does the work.
 
 matplotlib, TFDS and torch take a while to import: a command imports what needs them when it is called.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from resnext_jax.cli.commands.bench import Bench
 from resnext_jax.cli.commands.convert import Convert
-from resnext_jax.cli.commands.data import Data
+from resnext_jax.cli.commands.data import Prepare, Show
 from resnext_jax.cli.commands.evaluate import Evaluate
 from resnext_jax.cli.commands.explain import Explain
 from resnext_jax.cli.commands.export import Export
@@ -18,7 +17,16 @@ from resnext_jax.cli.commands.report import Report
 from resnext_jax.cli.commands.serve import Serve, Watch
 from resnext_jax.cli.commands.train import Train, train
 
-Command = Callable[[], None]
+
+class Command(Protocol):
+    """What every command is."""
+
+    def check(self) -> None:
+        """Raise BadInput if a flag is out of range or contradicts another; see `fields.Config`."""
+
+    def __call__(self) -> None:
+        """Do the work."""
+
 
 COMMANDS: dict[str, type[Any]] = {
     "train": Train,
@@ -33,7 +41,8 @@ COMMANDS: dict[str, type[Any]] = {
     "summary": Summary,
     "bench": Bench,
     "models": Models,
-    "data": Data,
+    "data prepare": Prepare,
+    "data show": Show,
 }
 
 __all__ = ["COMMANDS", "Command", "Train", "train"]

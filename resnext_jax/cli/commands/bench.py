@@ -2,20 +2,21 @@
 
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from resnext_jax.benchmark import BenchmarkOptions, format_benchmark, run_benchmark
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bench(BenchmarkOptions):
-    """Time a model's steps or single convolutions, beside PyTorch and plain Flax."""
+    """Time the steps of a model, or its single convolutions, beside PyTorch and plain Flax."""
 
-    model: Positional[str] = BenchmarkOptions.model
+    model: Positional[Annotated[str, arg(metavar="MODEL")]] = BenchmarkOptions.model
     """A name of `resnext-jax models`."""
     json: bool = False
-    """Print JSON."""
+    """Print the measurements as JSON."""
 
     def __call__(self) -> None:
         result = run_benchmark(self)

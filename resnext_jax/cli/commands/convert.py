@@ -2,32 +2,37 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from resnext_jax import inference, weights
 from resnext_jax.errors import BadInput
+from resnext_jax.fields import Config, Range, shown
 
 
-@dataclass(frozen=True)
-class Convert:
+@dataclass(frozen=True, kw_only=True)
+class Convert(Config):
     """Convert weights between torch files, safetensors files and run directories, in any direction."""
 
-    source: Positional[str]
+    source: Positional[Annotated[str, arg(metavar="SOURCE")]]
     """A .safetensors or .pth file, a run directory, or torchvision's name of weights (with --model)."""
-    destination: Positional[Path]
-    """A .safetensors or .pth file, or a new run directory: a path without a suffix."""
+    destination: Positional[Annotated[Path, arg(metavar="DESTINATION")]]
+    """A .safetensors or .pth file, or a new run directory, which is a path without a suffix."""
     model: str | None = None
-    """A name of `resnext-jax models`, where names and shapes do not tell."""
+    """A name of `resnext-jax models`. Needed if names and shapes of the weights fit several models."""
     classes: Path | None = None
-    """For a run directory: a file with the name of a class on each line, in the order of the outputs."""
-    image_size: int | None = None
-    """For a run directory: side of the image in pixels (default: what the weights say, else 224)."""
+    """For a new run directory: a file with one class name per line, in the order of the outputs."""
+    image_size: Annotated[int | None, Range(least=1)] = None
+    """For a new run directory: side of the square image in pixels (default: that of the weights, or 224)."""
 
     def __call__(self) -> None:
         if self.destination.suffix:
-            if self.classes or self.image_size:
-                raise BadInput(f"{self.destination}: --classes and --image-size go with a run directory")
+            for name in ("classes", "image_size"):
+                if getattr(self, name) is not None:
+                    raise BadInput(
+                        f"{shown(self, name)} with {self.destination}: it goes with a run directory"
+                    )
             model = weights.convert(self.source, self.destination, model=self.model)
             print(f"{self.destination}: weights of {model}")
         else:

@@ -1,28 +1,28 @@
 """`resnext-jax data prepare` and `resnext-jax data show`."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional, arg
 
-from resnext_jax.cli.commands.choices import Split, at_least_one
+from resnext_jax.cli.commands.runs import Split
 from resnext_jax.data import Preprocessing, open_dataset
 from resnext_jax.data.augment import AugmentConfig
 from resnext_jax.errors import BadInput
+from resnext_jax.fields import Config, Range, default_of, names, shown
 
 
-@dataclass(frozen=True)
-class Prepare:
-    """Prepare a TFDS data set, so that `--data tfds:NAME --data-dir DIR` finds it."""
+@dataclass(frozen=True, kw_only=True)
+class Prepare(Config):
+    """Prepare a TFDS data set for `--data tfds:NAME --data-dir DIR`."""
 
-    name: Positional[str]
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
     """tfds:cifar10, tfds:monkeypox/original or tfds:monkeypox/augmented."""
     data_dir: Path
-    """Folder for prepared data sets."""
+    """Folder of prepared data sets, in which this one is written."""
     archive: Path | None = None
-    """The data set's archive or folder, where it was fetched by hand."""
+    """The archive of the data set, or the folder that it was unpacked to, if you fetched it yourself."""
 
     def __call__(self) -> None:
         from resnext_jax.data import prepare_tfds
@@ -32,51 +32,35 @@ class Prepare:
 
 @dataclass(frozen=True, kw_only=True)
 class Show(AugmentConfig):
-    """Draw some images of a data set with their classes, and what augmentation makes of them."""
+    """Draw images of a data set with their classes, and what augmentation makes of them."""
 
-    data: Positional[str]
+    data: Positional[Annotated[str, arg(metavar="DATA")]]
     """`demo`, a folder, or `tfds:NAME[/CONFIG]`."""
     out: Path
-    """Picture to write."""
+    """Picture file to write."""
     data_dir: Path | None = None
-    """Where prepared TFDS data sets lie."""
+    """Folder of prepared TFDS data sets."""
     split: Split = "train"
-    """Images to choose from."""
-    image_size: int = 128
+    """Split to draw from."""
+    image_size: Annotated[int, Range(least=1)] = 128
     """Side of each image in pixels."""
-    count: int = 24
-    """Images to draw."""
-    seed: int = 0
-    """Another seed chooses other images."""
+    count: Annotated[int, Range(least=1)] = 24
+    """How many images to draw."""
+    seed: Annotated[int, Range(least=0)] = 0
+    """Seed of the choice of images and of the augmentation."""
     augment: bool = False
-    """Draw beside each image what training with the same flags would see of it."""
+    """Draw beside each image what training with the same flags makes of it."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import grid
 
         grid.check_format(self.out)
-        at_least_one(image_size=self.image_size, count=self.count)
-        self.check()
-        given = [
-            f"{field.name}={value}"
-            for field in dataclasses.fields(AugmentConfig)
-            if (value := getattr(self, field.name)) != field.default
-        ]
+        given = [name for name in names(AugmentConfig) if getattr(self, name) != default_of(self, name)]
         if given and not self.augment:
-            raise BadInput(f"{', '.join(given)}: goes with augment=True")
+            raise BadInput(f"{', '.join(shown(self, name) for name in given)}: goes with augment=True")
         source = open_dataset(self.data, data_dir=self.data_dir).split(self.split)
         preprocessing = Preprocessing(self.image_size)
         if self.augment:
             grid.draw_augmented(source, preprocessing, self, self.count, self.seed, self.out)
         else:
             grid.draw_samples(source, preprocessing, self.count, self.seed, self.out)
-
-
-@dataclass(frozen=True)
-class Data:
-    """Prepare data sets, and look at them."""
-
-    action: Annotated[Prepare, subcommand("prepare")] | Annotated[Show, subcommand("show")]
-
-    def __call__(self) -> None:
-        self.action()

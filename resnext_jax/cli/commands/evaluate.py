@@ -4,37 +4,25 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
-from resnext_jax import inference, runs
-from resnext_jax.cli.commands.choices import Checkpoint, Split
+from resnext_jax import runs
+from resnext_jax.cli.commands.runs import OfSplit
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Metrics of a trained run on a split of its data, or on other data."""
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(OfSplit):
+    """Evaluate a trained run on a split of its data, or on other data."""
 
-    run: Positional[Path]
-    """Run directory."""
-    data: str | None = None
-    """Other data than the run's, of the same classes."""
-    data_dir: Path | None = None
-    """Where prepared TFDS data sets lie, if not where they lay in training."""
-    split: Split | None = None
-    """Images to evaluate on (default: val; all of them where other data are given)."""
-    checkpoint: Checkpoint = "best"
-    """The best by validation accuracy, or the latest."""
     positive: str | None = None
-    """Of two classes, the one to be detected: sensitivity is its recall, specificity the other's (default:
-    the second)."""
+    """If there are two classes, the one to detect (default: the second). Sensitivity is its recall,
+    specificity the recall of the other."""
     confusion: Path | None = None
-    """Draw the confusion matrix to this picture."""
+    """Draw the confusion matrix to this picture file."""
     mistakes: Path | None = None
-    """Draw the images on which the model is surest and wrong to this picture."""
+    """Draw the wrong predictions with the highest probabilities to this picture file."""
     json: bool = False
-    """Print JSON."""
+    """Print the metrics as JSON."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import confusion, grid, tables
@@ -42,11 +30,8 @@ class Evaluate:
         for picture in (self.confusion, self.mistakes):
             if picture:
                 grid.check_format(picture)
-        predictor = inference.load_run(self.run, self.checkpoint)
-        split = self.split or ("all" if self.data else "val")
-        other = {name: getattr(self, name) for name in ("data", "data_dir")}
-        changes = {name: value for name, value in other.items() if value is not None}
-        predictions = predictor.predict_split(split, quiet=self.json, **changes)
+        predictor, split = self.load(), self.chosen_split
+        predictions = predictor.predict_split(split, quiet=self.json, **self.other_data)
         metrics = predictions.metrics(self.positive)
         if self.confusion:
             confusion.draw_confusion(metrics["confusion"], predictor.classes, self.confusion)

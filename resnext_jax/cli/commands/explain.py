@@ -2,49 +2,41 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
-
-from resnext_jax import inference
-from resnext_jax.cli.commands.choices import Checkpoint, at_least_one
+from resnext_jax.cli.commands.runs import OfImages
 from resnext_jax.console import Console
 from resnext_jax.data import list_files
+from resnext_jax.fields import Range
 from resnext_jax.inference import Method
 
 
-@dataclass(frozen=True)
-class Explain:
-    """Draw where in images the evidence for a class lies."""
+@dataclass(frozen=True, kw_only=True)
+class Explain(OfImages):
+    """Draw where in an image the evidence for a class lies."""
 
-    run: Positional[Path]
-    """Run directory."""
-    images: Positional[tuple[Path, ...]]
-    """Image files, and folders whose images are taken at any depth."""
     out: Path
-    """Picture to write: each image beside its heat maps, a row an image."""
+    """Picture file to write: a row for each image, with its heat maps beside it."""
     method: Method = "grad-cam"
-    """grad-cam: by the gradient at a stage's output; grad-cam++: the same, for small or several objects;
-    occlusion: by covering parts of the image, slower and in units of probability."""
+    """grad-cam: by the gradient at a stage's output; grad-cam++: the same, better for small or several
+    objects; occlusion: by covering parts of the image, which is slower and shows changes of probability."""
     stage: str | None = None
-    """Stage whose output's gradient is taken: stem, layer1, ... (default: the last)."""
+    """Stage at whose output the gradient is taken: stem, layer1, ... (default: the last)."""
     classes: tuple[str, ...] = ()
-    """Names of classes to explain (default: the most probable)."""
-    top_k: int = 1
+    """Classes to explain, by name (default: the most probable)."""
+    top_k: Annotated[int, Range(least=1)] = 1
     """How many of the most probable classes to explain, side by side."""
     patch: int | None = None
-    """Side of the square that covers, in pixels of what the network sees, for occlusion (default: an eighth
-    of the image's side)."""
-    batch_size: int = 32
-    """Images at a time."""
-    checkpoint: Checkpoint = "best"
-    """The best by validation accuracy, or the latest."""
+    """For occlusion: side of the covering square, in pixels of the image that the network sees (default: an
+    eighth of its side)."""
+    batch_size: Annotated[int, Range(least=1)] = 32
+    """Images to compute at a time."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import grid, heatmaps
 
-        at_least_one(top_k=self.top_k, batch_size=self.batch_size, images=len(self.images))
         grid.check_format(self.out)
-        predictor = inference.load_run(self.run, self.checkpoint)
+        predictor = self.load()
         files = list_files(self.images)
         heatmaps.check_count(len(files))
         with Console().task("explaining images", len(files)) as update:

@@ -2,28 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from resnext_jax import inference
-from resnext_jax.cli.commands.choices import Checkpoint
+from resnext_jax.cli.commands.runs import OfRun
 
 
-@dataclass(frozen=True)
-class Export:
-    """Write a trained run as one file that runs without this package; normalisation is inside."""
+@dataclass(frozen=True, kw_only=True)
+class Export(OfRun):
+    """Write a trained run as one file that runs without this package. Normalisation is part of it."""
 
-    run: Positional[Path]
-    """Run directory."""
-    file: Positional[Path]
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
     """FILE.jaxexport: for JAX alone, on CPU, CUDA and TPU; class names and preprocessing go beside it, to
     FILE.jaxexport.json. FILE.onnx: for onnxruntime and others. (.pth and .safetensors: `convert`.)"""
-    checkpoint: Checkpoint = "best"
-    """The best by validation accuracy, or the latest."""
 
     def __call__(self) -> None:
         inference.check_format(self.file)
-        predictor = inference.load_run(self.run, self.checkpoint)
+        predictor = self.load()
         written = inference.export_model(predictor.model, predictor.spec, self.file)
         side = predictor.preprocessing.image_size
         print(

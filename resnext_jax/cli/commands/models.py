@@ -1,15 +1,16 @@
 """`resnext-jax models` and `resnext-jax summary`: what there is, and what it costs."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from resnext_jax import models
-from resnext_jax.cli.commands.choices import at_least_one
+from resnext_jax.fields import Config, Range
 
 
-@dataclass(frozen=True)
-class Models:
+@dataclass(frozen=True, kw_only=True)
+class Models(Config):
     """List the models."""
 
     def __call__(self) -> None:
@@ -18,22 +19,21 @@ class Models:
         tables.print_models()
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Output shape, parameters and multiply-adds of every stage of a model."""
+@dataclass(frozen=True, kw_only=True)
+class Summary(Config):
+    """Show the output shape, parameters and multiply-adds of each stage of a model."""
 
-    model: Positional[str]
+    model: Positional[Annotated[str, arg(metavar="MODEL")]]
     """A name of `resnext-jax models`."""
-    image_size: int = 224
-    """Side of the image in pixels."""
-    num_classes: int = 1000
-    """Outputs of the head."""
+    image_size: Annotated[int, Range(least=1)] = 224
+    """Side of the square image in pixels."""
+    num_classes: Annotated[int, Range(least=1)] = 1000
+    """Number of classes."""
     freeze: tuple[str, ...] = ()
-    """Parts counted as not trainable: beginnings of parameter names, or `backbone`."""
+    """Parts to count as not trainable: beginnings of parameter names, or `backbone`."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import tables
 
-        at_least_one(image_size=self.image_size, num_classes=self.num_classes)
         model = models.abstract_model(self.model, num_classes=self.num_classes)
         tables.print_summary(models.stage_costs(model, self.image_size, self.freeze))

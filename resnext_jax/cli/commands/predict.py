@@ -2,44 +2,36 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
-
-from resnext_jax import inference
-from resnext_jax.cli.commands.choices import Checkpoint, at_least_one
+from resnext_jax.cli.commands.runs import OfImages
 from resnext_jax.console import Console
 from resnext_jax.data import list_files
+from resnext_jax.fields import Range
 
 
-@dataclass(frozen=True)
-class Predict:
-    """Classify images by a trained run; needs nothing but the run directory."""
+@dataclass(frozen=True, kw_only=True)
+class Predict(OfImages):
+    """Classify images with a trained run. Only the run directory is needed."""
 
-    run: Positional[Path]
-    """Run directory."""
-    images: Positional[tuple[Path, ...]]
-    """Image files, and folders whose images are taken at any depth."""
     csv: Path | None = None
-    """Write the probabilities of all classes to this file."""
+    """Write the probabilities of all classes to this CSV file."""
     grid: Path | None = None
-    """Draw the images with their predicted classes to this picture."""
-    top_k: int = 1
-    """Classes to show for each image."""
-    batch_size: int = 32
-    """Images at a time."""
+    """Draw the images with their predicted classes to this picture file."""
+    top_k: Annotated[int, Range(least=1)] = 1
+    """How many of the most probable classes to show for each image."""
+    batch_size: Annotated[int, Range(least=1)] = 32
+    """Images to classify at a time."""
     skip_bad_images: bool = False
-    """Go on without unreadable images, naming each."""
-    checkpoint: Checkpoint = "best"
-    """The best by validation accuracy, or the latest."""
+    """Leave out images that cannot be read, and name them; otherwise they are an error."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import grid, tables
 
-        at_least_one(top_k=self.top_k, batch_size=self.batch_size, images=len(self.images))
         if self.grid:
             grid.check_format(self.grid)
         files = list_files(self.images)
-        predictor = inference.load_run(self.run, self.checkpoint)
+        predictor = self.load()
         with Console().task("reading images", len(files)) as update:
             predictions = predictor.predict(
                 files, batch_size=self.batch_size, skip_bad_images=self.skip_bad_images, update=update

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from resnext_jax.cli.commands.choices import Checkpoint
+from resnext_jax.cli.commands.runs import Checkpoint
 from resnext_jax.serve import Address, ServeConfig
 
 
@@ -13,10 +14,10 @@ from resnext_jax.serve import Address, ServeConfig
 class Serve(ServeConfig):
     """Classify images in the browser: a page on this computer, and POST /predict for programs."""
 
-    run: Positional[Path]
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Run directory."""
     checkpoint: Checkpoint = "best"
-    """The best by validation accuracy, or the latest."""
+    """best: the epoch that was best by the run's --monitor; latest: the last one saved."""
     open: bool = False
     """Open the page in the browser."""
 
@@ -30,7 +31,7 @@ class Serve(ServeConfig):
 class Watch(Address):
     """Show the curves of a run in the browser while it is under way; only its directory is read."""
 
-    run: Positional[Path]
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Run directory."""
     open: bool = False
     """Open the page in the browser."""
