@@ -122,6 +122,7 @@ def test_several_images_are_classified(browser, server, run, images):
     browser.until(lambda: browser.find("#run").text == "Läsionen")
     assert all(name in browser.find("#about").text for name in CLASSES)
     assert "0.5 MB" in browser.find("#limits").text
+    assert f"{server.url}predict" in browser.find("#example").get_attribute("textContent")
     choose(browser, *images)
     browser.until_status("3 images classified")
     tops = load_run(run).predict(images).top(3)

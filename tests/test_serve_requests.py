@@ -460,6 +460,8 @@ def test_the_server_is_known_by_its_names(server, host):
         {"Host": ""},
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[evil"},
+        {"Origin": "127.0.0.1:{port}"},
         {"Origin": "http://127.0.0.1"},
         {"Origin": "http://127.0.0.1:{port}.evil.example"},
         {"Origin": "http://localhost:{port}"},  # another origin than the host that is asked for

@@ -126,7 +126,7 @@ def make_photo() -> bytes:
 def server(directory: Path, clients: int) -> Iterator[tuple[int, int]]:
     """A server as its own process; yields its process and its port."""
     command = [sys.executable, "-c", "from resnext_jax.cli import main; main()", "serve", str(directory)]
-    flags = ["--port", "0", "--max-requests", str(clients), "--batch-size", str(clients)]
+    flags = ["--port", "0", "--max-requests", str(clients)]
     process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()

@@ -49,8 +49,9 @@ class Address(Config):
 class ServeConfig(Address):
     """How a model is served."""
 
-    batch_size: Annotated[int, Range(least=1)] = 32
-    """The most images that the model sees at once. Requests at the same time share a batch."""
+    batch_size: Annotated[int | None, Range(least=1)] = None
+    """The most images that the model sees at once; requests at the same time share a batch (default: 8 on
+    CPUs, which gain nothing by more, else 64)."""
     devices: Annotated[int | None, Range(least=1)] = None
     """Use only this many devices (default: all of this host)."""
     max_megabytes: Annotated[float, Range(above=0)] = 32.0

@@ -63,7 +63,7 @@ class Guard:
         if not _is_address(name) and name not in self._hosts:
             return f"host {host!r}: not a name of this server; allow_host lets it be one"
         origin = headers.get("origin", "").lower()
-        if origin and origin not in self._origins and urlsplit(origin).netloc != host:
+        if origin and origin not in self._origins and origin.partition("://")[2] != host:
             return f"origin {origin!r}: other web pages may not ask this server; allow_origin lets them"
         return None
 

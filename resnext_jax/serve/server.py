@@ -71,7 +71,8 @@ def serve(
         def classify(images: np.ndarray) -> np.ndarray:
             return predictor.probabilities(images, len(images), config.devices)
 
-        sizes = batch_sizes(config.batch_size, config.devices or jax.local_device_count())
+        most = config.batch_size or (8 if jax.default_backend() == "cpu" else 64)
+        sizes = batch_sizes(most, config.devices or jax.local_device_count())
         metrics = Metrics(sizes, waiting=lambda: batcher.waiting)
         batcher = Batcher(classify, sizes, on_batch=metrics.batch)
         heat_maps = HeatMaps(predictor, TOP)
@@ -166,8 +167,18 @@ def _answer(
 
 def _shown(address: Address) -> str:
     """The host as a browser is to ask for it."""
-    host = socket.gethostname() if address.host in ("0.0.0.0", "::") else address.host
+    host = _own_address() if address.host in ("0.0.0.0", "::") else address.host
     return f"[{host}]" if ":" in host else host
+
+
+def _own_address() -> str:
+    """This computer's address in its network, for the phone that is to open the page."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses the way to other computers
+        except OSError:
+            return socket.gethostname()
+        return probe.getsockname()[0]
 
 
 def _connections(timeout: float) -> type[H11Protocol]:

@@ -27,6 +27,7 @@ async function describe() {
   const shown = model.classes.slice(0, 6).join(", ");
   const more = model.classes.length > 6 ? `, and ${model.classes.length - 6} more` : "";
   byId("about").textContent = `${model.model} tells apart ${shown}${more}`;
+  byId("example").textContent = `curl -F image=@photo.jpg ${new URL("predict", location)}`;
   byId("limits").textContent =
     `JPEG, PNG, WebP and others, up to ${limits.max_megabytes} MB and ${limits.max_megapixels} megapixels`;
 }
