@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from resnext_jax.ops import one_pass_moments  # noqa: F401  (registers a lowering)
 from resnext_jax.ops.norm_primitives import moments_p, spread_p, sums_p, where_positive
 from resnext_jax.ops.varying import vary_alike
 

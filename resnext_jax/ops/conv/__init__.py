@@ -1,1 +1,1 @@
-"""Convolution and its two gradients: as primitives, in five lowerings, and the choice between these."""
+"""Convolution and its two gradients: as primitives, in six lowerings, and the choice between these."""
