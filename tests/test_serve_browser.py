@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -291,7 +292,13 @@ def test_a_run_under_way_is_watched(browser, tmp_path):
         assert not browser.find("#classify").is_displayed()
         runs.write_history(directory, HISTORY)
         browser.until_status("Epoch 2 of 3 is done")
-        assert "best is epoch 2: top-1 62.5 %, loss 1.750" in browser.find("#status").text
+        assert "the best is epoch 2: top-1 62.5 %, loss 1.750" in browser.find("#status").text
+        assert browser.find("#age").text.endswith(" ago. An epoch takes 7 s.")
+        hours_ago = time.time() - 7200
+        os.utime(directory / "history.jsonl", (hours_ago, hours_ago))
+        browser.until(
+            lambda: browser.find("#age").text == "2.0 h ago. An epoch takes 7 s. It seems to have stopped."
+        )
         charts = browser.driver.find_elements(By.CSS_SELECTOR, ".chart svg")
         assert [len(chart.find_elements(By.CSS_SELECTOR, "circle:not(.best)")) for chart in charts] == [4, 4]
         assert [len(chart.find_elements(By.CSS_SELECTOR, ".best")) for chart in charts] == [1, 1]
@@ -300,7 +307,7 @@ def test_a_run_under_way_is_watched(browser, tmp_path):
         # An epoch that diverged: it is left out of the curves, and said in the table.
         runs.write_history(directory, [*HISTORY, row(3, 0.5, float("nan"))])
         runs.write_json(directory / "summary.json", {"epochs": 3})
-        browser.until_status("Finished after 3 epochs; best is epoch 2")
+        browser.until_status("Finished after 3 epochs; the best is epoch 2")
         browser.find("summary").click()
         cells = browser.texts("tbody tr:first-child td")
         assert cells[0] == "3"

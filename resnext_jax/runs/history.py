@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+from resnext_jax.errors import BadInput
 from resnext_jax.storage import write_whole
 
 Row = dict[str, float]
@@ -54,15 +55,26 @@ def write_history(directory: Path, history: list[Row]) -> None:
 
 
 def read_history(directory: Path) -> list[Row]:
-    """The rows of `history.jsonl`, [] while there is none; what was not finite is NaN."""
+    """The rows of `history.jsonl`, [] while there is none; what was not finite is NaN.
+
+    Raises:
+        BadInput: a line is no row.
+    """
+    file = directory / "history.jsonl"
     try:
-        lines = (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    return [
-        {name: math.nan if value is None else value for name, value in json.loads(line).items()}
-        for line in lines
-    ]
+    # Not splitlines: JSON may hold other line separators, such as U+2028.
+    lines = [line for line in text.split("\n") if line]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line).items()
+        except (ValueError, AttributeError) as error:
+            raise BadInput(f"{file}, line {number}: expected a JSON object: {error}") from error
+        rows.append({name: math.nan if value is None else value for name, value in values})
+    return rows
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

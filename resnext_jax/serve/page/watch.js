@@ -1,6 +1,7 @@
 // Reads the run again and again, and draws its curves.
 
 const SECONDS = 5;
+const STOPPED_AFTER = 5;  // times what an epoch takes
 const SPLITS = { train: "training", val: "validation" };
 const HEIGHT = 240;
 const EPOCH_LABEL = 60;  // pixels
@@ -46,20 +47,24 @@ function describe() {
   byId("classify").hidden = !run.classifies;
   byId("progress").hidden = !epochs || finished;
   byId("progress").value = epochs ? history.length / epochs : 0;
-  const parts = [finished ? `Finished after ${history.length} epochs` : underWay()];
+  const total = epochs && !finished ? ` of ${epochs}` : "";
+  const parts = [history.length ? `Epoch ${history.length}${total} is done` : "No epoch is done yet"];
+  if (finished) parts[0] = `Finished after ${history.length} epochs`;
   const row = history.find((each) => each.epoch === best);
-  if (row) parts.push(`best is epoch ${best}: top-1 ${format("top1", row.val_top1)}, loss ${format("loss", row.val_loss)}`);
-  const said = `${parts.join("; ")}.`;
+  if (row) parts.push(`the best is epoch ${best}: top-1 ${format("top1", row.val_top1)}, loss ${format("loss", row.val_loss)}`);
+  // Screen readers tell every change: what changes all the time stands below.
+  const said = parts.join("; ");
   if (byId("status").textContent !== said) byId("status").textContent = said;
+  byId("age").textContent = finished ? "" : age();
 }
 
-function underWay() {
-  const { history, epochs, seconds_since_epoch: seconds } = run;
-  if (!history.length) return "No epoch is done yet";
-  const done = `Epoch ${history.length}${epochs ? ` of ${epochs}` : ""} is done, since ${duration(seconds)}`;
+// The directory does not say whether the run is still under way; a reader can tell by this.
+function age() {
+  const { history, seconds_since_epoch: seconds } = run;
+  if (!history.length) return "";
   const usual = history.at(-1).seconds;
-  // A reader can tell by this whether the run is still under way: the directory alone does not say.
-  return finite(usual) ? `${done} (an epoch takes ${duration(usual)})` : done;
+  const stopped = finite(usual) && seconds > STOPPED_AFTER * usual + 60 ? " It seems to have stopped." : "";
+  return `${duration(seconds)} ago.${finite(usual) ? ` An epoch takes ${duration(usual)}.` : ""}${stopped}`;
 }
 
 function duration(seconds) {
