@@ -309,14 +309,13 @@ def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
 
     Raises:
         FileNotFoundError: no run or no checkpoint there.
+        BadInput: no checkpoint is whole. If only the wanted one is damaged, another is taken, with a warning.
     """
     enable_compilation_cache()
     with Checkpoints(Path(directory)) as checkpoints:
-        step = checkpoints.step_of(checkpoint)
-        meta = checkpoints.read_meta(step)
-        variables = checkpoints.read_model(step)
-    spec = ModelSpec.from_dict(meta)
+        saved = checkpoints.read(checkpoint)
+    spec = ModelSpec.from_dict(saved.meta)
     model = spec.abstract_model()
     model.eval()
-    model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, variables))
-    return Predictor(model, spec, meta["config"], step)
+    model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, saved.model))
+    return Predictor(model, spec, saved.meta["config"], saved.step)
