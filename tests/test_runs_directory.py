@@ -173,10 +173,10 @@ def locking(descriptor, mode, count):
     if held:
         raise OSError("locked")
     held.add(descriptor)
-sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 import resnext_jax, resnext_jax.cli
 from pathlib import Path
 from resnext_jax.runs import claim
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 with claim(Path(sys.argv[1])):
     try:
         with claim(Path(sys.argv[1])):

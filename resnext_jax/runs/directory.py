@@ -27,7 +27,17 @@ DAMAGED = "damaged"
 SUMMARY = "summary.json"
 
 # What a new run that takes the place of an older one removes; all else in the directory stays.
-OURS = (CONFIG, SUMMARY, CHECKPOINTS, DAMAGED, "history.csv", "history.jsonl", "curves.png", "bad_images.txt", "tensorboard")
+OURS = (
+    CONFIG,
+    SUMMARY,
+    CHECKPOINTS,
+    DAMAGED,
+    "history.csv",
+    "history.jsonl",
+    "curves.png",
+    "bad_images.txt",
+    "tensorboard",
+)
 
 FORMAT = 2
 """Of the run directory. 1: the model by name only, no checksums, no format."""
@@ -76,9 +86,10 @@ def claim(directory: Path, *, resume: bool = False, overwrite: bool = False) -> 
             yield
         finally:
             if not _content(directory):
-                (directory / LOCK).unlink()
-                if not was_there:
-                    directory.rmdir()
+                with contextlib.suppress(OSError):  # Windows removes no file that is open
+                    (directory / LOCK).unlink()
+                    if not was_there:
+                        directory.rmdir()
 
 
 def _check_content(directory: Path, resume: bool, overwrite: bool) -> None:
