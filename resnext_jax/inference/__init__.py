@@ -1,6 +1,6 @@
 """Inference: one path from images to probabilities; metrics, evaluation, the predictor of a run."""
 
-from resnext_jax.inference.bootstrap import RESAMPLES, intervals, wilson
+from resnext_jax.inference.bootstrap import RESAMPLES, differences, intervals, wilson
 from resnext_jax.inference.classification import (
     Results,
     classification_report,
@@ -32,6 +32,7 @@ __all__ = [
     "classification_report",
     "confusion_matrix",
     "convert_to_run",
+    "differences",
     "evidence",
     "export_model",
     "finest_stage",

@@ -64,6 +64,33 @@ def intervals(results: Results, groups: Sequence[str] | None = None) -> dict[str
     return found
 
 
+def differences(
+    first: Results, second: Results, groups: Sequence[str] | None = None
+) -> dict[Metric, tuple[float, list[float] | None]]:
+    """How much better or worse a second model is on the same images, by a paired bootstrap.
+
+    Both models are given the same resamples, so that what makes some images harder for both cancels.
+
+    Args:
+        first: of N images.
+        second: of the same images, in the same order.
+        groups: as in `resample`.
+
+    Returns:
+        For each metric of `statistics`: second minus first, and its 95 % interval; None if the difference is
+        the same in all resamples.
+    """
+    count = len(first.labels)
+    whole = np.ones((1, count), np.float32)
+    parts = [(statistics(first, weights), statistics(second, weights)) for weights in resample(count, groups)]
+    before, after = statistics(first, whole), statistics(second, whole)
+    found = {}
+    for metric in before:
+        samples = np.concatenate([b[metric] - a[metric] for a, b in parts])
+        found[metric] = (float(after[metric][0] - before[metric][0]), percentiles(samples))
+    return found
+
+
 def percentiles(samples: np.ndarray) -> list[float] | None:
     """The middle `LEVEL` of samples; None if they are all the same, or none is a number."""
     samples = samples[np.isfinite(samples)]
