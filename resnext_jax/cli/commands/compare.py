@@ -3,53 +3,49 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from resnext_jax import inference, models, runs
-from resnext_jax.cli.commands.choices import Checkpoint, Split
+from resnext_jax.cli.commands.runs import Checkpoint, OnSplit
 from resnext_jax.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Compare runs on the same images: metrics, and their differences from the first run's."""
+@dataclass(frozen=True, kw_only=True)
+class Compare(OnSplit):
+    """Compare runs on the same images: their metrics, and how the others differ from the first."""
 
-    runs: Positional[tuple[Path, ...]]
-    """Run directories, two or more."""
-    data: str | None = None
-    """Data to compare on (default: each run's own, which must hold the same images)."""
-    data_dir: Path | None = None
-    """Where prepared TFDS data sets lie, if not where they lay in training."""
-    split: Split | None = None
-    """Images to compare on (default: val; all of them where other data are given)."""
+    directories: Positional[Annotated[tuple[Path, ...], arg(metavar="RUNS")]]
+    """Run directories, two or more. Without --data their own images must be the same ones."""
     checkpoint: Checkpoint = "best"
-    """The best by validation accuracy, or the latest."""
+    """best: the epoch that was best by the run's --monitor; latest: the last one saved."""
     positive: str | None = None
-    """Of two classes, the one to be detected (default: the second)."""
+    """If there are two classes, the one to detect (default: the second)."""
     curves: Path | None = None
-    """Draw the validation curves of all runs to this picture."""
+    """Draw the validation curves of all runs to this picture file."""
     json: bool = False
-    """Print JSON."""
+    """Print the metrics as JSON."""
+
+    def check(self) -> None:
+        super().check()
+        if len(self.directories) < 2:
+            raise BadInput(f"{len(self.directories)} run: expected two or more to compare")
 
     def __call__(self) -> None:
         from resnext_jax.reports import compare, curves, grid
 
-        if len(self.runs) < 2:
-            raise BadInput(f"{len(self.runs)} run: expected two or more to compare")
         if self.curves:
             grid.check_format(self.curves)
-        split = self.split or ("all" if self.data else "val")
-        other = {name: getattr(self, name) for name in ("data", "data_dir")}
-        changes = {name: value for name, value in other.items() if value is not None}
+        split = self.chosen_split
         entries: list[compare.Compared] = []
-        for directory in self.runs:
+        for directory in self.directories:
             predictor = inference.load_run(directory, self.checkpoint)
             if split in ("train", "all") and self.data in (None, predictor.settings.get("data")):
                 logger.info("%s was trained on some of these images", directory)
-            predictions = predictor.predict_split(split, quiet=self.json, **changes)
+            predictions = predictor.predict_split(split, quiet=self.json, **self.other_data)
             parameters = models.parameter_count(predictor.model)
             entry = compare.Compared(directory, predictor.spec.name, parameters, predictor.step, predictions)
             compare.check_comparable((entries or [entry])[0], entry)
@@ -61,4 +57,4 @@ class Compare:
             print(f"{len(entries[0].predictions.keys)} images of split {split}")
             compare.print_comparison(rows)
         if self.curves:
-            curves.draw_validation(compare.histories(self.runs), self.curves)
+            curves.draw_validation(compare.histories(self.directories), self.curves)

@@ -42,8 +42,8 @@ class OfImages(OfRun):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfSplit(OfRun):
-    """A trained run, and images with labels."""
+class OnSplit(Config):
+    """Images with labels."""
 
     data: str | None = None
     """Use these data instead of the run's own: the same kinds as for `train`, with the same classes."""
@@ -62,3 +62,8 @@ class OfSplit(OfRun):
         """Fields of `DataConfig` that differ from the run's own."""
         given = {"data": self.data, "data_dir": self.data_dir}
         return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfSplit(OnSplit, OfRun):
+    """A trained run, and images with labels."""
