@@ -41,7 +41,7 @@ class DataParallel:
             raise BadInput(
                 f"devices={devices}: a run of {jax.process_count()} processes uses all devices of each"
             )
-        self.devices: Sequence[jax.Device] = local[:devices]
+        self.devices = local[:devices]
         # Of all processes: arrays are global, as they would be for jit and shard_map.
         self._mesh = Mesh(np.array(jax.devices() if jax.process_count() > 1 else self.devices), (AXIS,))
 

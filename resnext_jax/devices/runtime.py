@@ -13,6 +13,8 @@ from resnext_jax.storage import private_cache_directory
 
 logger = logging.getLogger(__name__)
 
+CACHE_OPTION = "jax_compilation_cache_dir"
+
 
 def enable_compilation_cache() -> None:
     """Keep compiled programs between runs, in the user's cache directory.
@@ -21,7 +23,7 @@ def enable_compilation_cache() -> None:
     `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, `JAX_COMPILATION_CACHE_DIR` places it. JAX executes
     what it finds, so our folder is used only if it is private to the user; otherwise a line is logged.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, CACHE_OPTION) is None:
         try:
             directory = private_cache_directory("xla")
         except OSError as error:
@@ -29,7 +31,7 @@ def enable_compilation_cache() -> None:
                 "compiled programs are not kept: %s; set RESNEXT_JAX_CACHE to a folder of yours", error
             )
             return
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update(CACHE_OPTION, str(directory))
 
 
 def interruptible(call: Callable[[], Any]) -> Any:

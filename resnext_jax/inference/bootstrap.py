@@ -55,7 +55,7 @@ def intervals(results: Results, groups: Sequence[str] | None = None) -> dict[str
         samples = np.concatenate([part[metric] for part in parts])
         bounds = percentiles(samples)
         if value in (0, 1) and (images := _images_of(metric, results)) is not None:
-            kept = range(len(images)) if groups is None else [groups[i] for i in np.flatnonzero(images)]
+            kept = range(len(images)) if groups is None else [groups[int(i)] for i in np.flatnonzero(images)]
             bounds = wilson(float(value), int(images.sum()) if groups is None else len(set(kept)))
         place = found
         for name in metric[:-1]:

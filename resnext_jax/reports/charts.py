@@ -92,7 +92,7 @@ def calibration_svg(predictions: LabelledPredictions) -> list[str]:
     counts_figure, counts = _figure("How confident it is", "confidence", "images")
     stacks = [confidence[right], confidence[~right]]
     edges = np.linspace(0, 1, BINS + 1)
-    counts.hist(stacks, edges, stacked=True, color=COLORS[:2], label=["right", "wrong"], rwidth=0.9)
+    counts.hist(stacks, edges.tolist(), stacked=True, color=COLORS[:2], label=["right", "wrong"], rwidth=0.9)
     counts.set_xlim(-0.02, 1.02)
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(counts)

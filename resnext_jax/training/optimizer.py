@@ -36,7 +36,7 @@ def _onecycle(lr: float, total: int) -> optax.Schedule:
     first, last = lr / 25, lr / 25 / 1e4
     peak = max(0.3 * total - 1, 0.5)
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: Any) -> jax.Array:
         rising = step < peak
         way = jnp.where(rising, step / peak, (step - peak) / (total - 1 - peak))
         start, end = jnp.where(rising, first, lr), jnp.where(rising, lr, last)

@@ -107,6 +107,7 @@ def make_train_step(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
         )
         if state.ema is not None:
+            assert ema_decay is not None  # the state was created by the same configuration
             model = {"params": params, "batch_stats": batch_stats}
             state = state._replace(ema=update_ema(state.ema, model, state.step, ema_decay))
         more_sums |= {"grad_norm": norm * more_sums["count"], "skipped": jnp.float32(0)}
