@@ -18,7 +18,7 @@ from pathlib import Path
 from experiment import run, save_images, train_and_evaluate
 
 import resnext_jax as rj
-from resnext_jax.reports import tables
+from resnext_jax.reports import rows
 
 CONFIG = rj.TrainConfig(
     data="monkeypox",
@@ -37,7 +37,7 @@ def main(config: rj.TrainConfig) -> None:
     """Train, evaluate, and predict one image."""
     predictor, _ = train_and_evaluate(config)
     image = save_images(config, "val", count=1)
-    tables.print_predictions(predictor.predict([image]), top_k=2)
+    rows.print_predictions(predictor.predict([image]), top_k=2)
 
 
 if __name__ == "__main__":

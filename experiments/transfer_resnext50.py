@@ -20,7 +20,7 @@ from pathlib import Path
 from experiment import run, save_images, train_and_evaluate
 
 import resnext_jax as rj
-from resnext_jax.reports import grid, tables
+from resnext_jax.reports import grid, rows
 
 CONFIG = rj.TrainConfig(
     data="images",
@@ -42,11 +42,11 @@ def main(config: rj.TrainConfig) -> None:
     predictor, _ = train_and_evaluate(config)
     folder = save_images(config, "val", count=18)
     one = next(folder.rglob("*.png"))
-    tables.print_predictions(predictor.predict([one]), top_k=3)
+    rows.print_predictions(predictor.predict([one]), top_k=3)
 
     predictions = predictor.predict([folder], batch_size=8)
-    tables.print_predictions(predictions, top_k=1)
-    tables.write_predictions(predictions, config.out / "predictions.csv")
+    rows.print_predictions(predictions, top_k=1)
+    rows.write_predictions(predictions, config.out / "predictions.csv")
     grid.draw_predictions(predictions, config.out / "predictions.png")
 
 

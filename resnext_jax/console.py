@@ -87,6 +87,16 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
+def as_utf8(text: str) -> str:
+    """Text that can be written: bytes of a file name that are not UTF-8 become escapes.
+
+    Example:
+        >>> print(as_utf8("caf\\udce9"))
+        caf\\xe9
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _escaped(char: str) -> str:
     if "\udc80" <= char <= "\udcff":  # how Python carries a byte that is not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"

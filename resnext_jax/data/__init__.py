@@ -3,8 +3,9 @@
 from resnext_jax.data.config import DataConfig, open_dataset, read_images
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.files import GivenImages, ImageLike, list_files
+from resnext_jax.data.fingerprint import Fingerprint, check_same_images
 from resnext_jax.data.images import decode, image_suffixes
-from resnext_jax.data.loading import Images, Pixels, available_cpus, load_images
+from resnext_jax.data.loading import BadImages, Images, Pixels, available_cpus, load_images
 from resnext_jax.data.pipeline import (
     Batch,
     WaitTimer,
@@ -16,15 +17,17 @@ from resnext_jax.data.pipeline import (
 )
 from resnext_jax.data.prepare import prepare_tfds
 from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocessing
-from resnext_jax.data.sources import Record, Source, Subset
+from resnext_jax.data.sources import Record, Relabelled, Source, Subset
 from resnext_jax.data.split import Split, groups_of, limit
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "BadImages",
     "Batch",
     "DataConfig",
     "Dataset",
+    "Fingerprint",
     "GivenImages",
     "ImageLike",
     "Images",
@@ -32,12 +35,14 @@ __all__ = [
     "Pixels",
     "Preprocessing",
     "Record",
+    "Relabelled",
     "Source",
     "Split",
     "Subset",
     "WaitTimer",
     "available_cpus",
     "check_batch",
+    "check_same_images",
     "decode",
     "eval_batches",
     "groups_of",

@@ -1,9 +1,9 @@
 """Which images a run reads, and how they are divided: the fields that training and evaluation share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from resnext_jax.console import Console
 from resnext_jax.data.cells import TABLE_SUFFIXES
@@ -18,12 +18,14 @@ from resnext_jax.data.table import Columns, open_table
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, NotWith, Range, shown
 
+_OF_TABLES = ("image_column", "label_column", "split_column", "group_column", "image_dir")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
     """Which images to use, and how they are divided and read."""
 
-    data: str = "demo"
+    data: Annotated[str, Free()] = "demo"
     """`demo`; a folder of images (class folders, or train/ val/ [test/] holding class folders); a table of
     images and labels (.csv, .tsv, .parquet); or `tfds:NAME[/CONFIG]`."""
     data_dir: Annotated[Path | None, Free()] = None
@@ -78,11 +80,15 @@ class DataConfig(Config):
             val_limit=self.val_limit,
         )
 
+    def elsewhere(self, data: str) -> Self:
+        """The same settings for other data; columns go along to a table only."""
+        columns = {} if _is_table(data) else dict.fromkeys(_OF_TABLES)
+        return replace(self, data=data, **columns)
+
     def open(self) -> Dataset:
         """The data set; see `open_dataset`."""
-        path = Path(self.data).expanduser()
-        is_table = path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
-        for name in ("image_column", "label_column", "split_column", "group_column", "image_dir"):
+        path, is_table = Path(self.data).expanduser(), _is_table(self.data)
+        for name in _OF_TABLES:
             if getattr(self, name) is not None and not is_table:
                 raise BadInput(
                     f"{shown(self, name)} with {shown(self, 'data')}: it goes with a table, FILE.csv"
@@ -99,6 +105,11 @@ class DataConfig(Config):
             columns = Columns(self.image_column, self.label_column, self.split_column, self.group_column)
             return open_table(path, self.rule, columns, self.image_dir and self.image_dir.expanduser())
         return open_folder(path, self.rule)
+
+
+def _is_table(data: str) -> bool:
+    path = Path(data).expanduser()
+    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
 
 
 def open_dataset(data: str, **options: Any) -> Dataset:

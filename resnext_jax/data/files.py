@@ -1,5 +1,7 @@
 """Images without labels: files, whole folders, arrays and Pillow's images, to be predicted."""
 
+import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,14 +25,14 @@ class GivenImages:
     Args:
         images: one or several of `ImageLike`, or an array [N, h, w, 3]. Files are taken whatever they are
             called.
-        classes: what the images will be told apart into.
+        classes: what the images will be told apart into, if that is known.
 
     Raises:
         FileNotFoundError: a path that is not there, or a folder that holds no image.
         BadInput: something else than images.
     """
 
-    def __init__(self, images: ImageLike | Sequence[ImageLike], classes: tuple[str, ...]):
+    def __init__(self, images: ImageLike | Sequence[ImageLike], classes: tuple[str, ...] = ("unlabelled",)):
         self.classes = classes
         self._images: list[Path | np.ndarray | Image.Image] = []
         self.keys: list[str] = []
@@ -75,10 +77,10 @@ def _array(image: Any, key: str) -> np.ndarray:
 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Files, and those of all images below folders.
+    """Files, those of all images below folders, and what patterns such as `scans/*.png` fit.
 
     Raises:
-        FileNotFoundError: a path that is not there, or a folder that holds no image.
+        FileNotFoundError: a path that is not there, a folder without an image, or a pattern that fits none.
     """
     return [file for path in paths for file in _expand(Path(path).expanduser())]
 
@@ -89,6 +91,11 @@ def _expand(path: Path) -> list[Path]:
         if not files:
             raise FileNotFoundError(f"{path}: no image in this folder; expected files that Pillow reads")
         return files
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    return [path]
+    if os.path.lexists(path):  # a pipe or a broken link is an image that cannot be read
+        return [path]
+    if glob.has_magic(str(path)):
+        found = sorted(glob.glob(str(path), recursive=True))
+        if not found:
+            raise FileNotFoundError(f"{path}: no file fits this pattern")
+        return list_files(found)
+    raise FileNotFoundError(f"{path}: no such file or folder")

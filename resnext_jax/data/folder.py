@@ -213,6 +213,11 @@ def _common_classes(root: Path, layout: Layout) -> tuple[str, ...]:
             )
         if missing := sorted(names - folders.keys()):
             logger.warning("%s: there are no %s images of %s", root, split, listed(missing))
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeError:
+            raise BadInput(f"{root}: the name of class folder {name!r} is not UTF-8; rename it") from None
     return tuple(sorted(names))
 
 

@@ -147,7 +147,7 @@ def _to_rgb(image: Image.Image, key: str) -> Image.Image:
         raise BadInput("floating-point values, of no known range; save it with 8 or 16 bits a channel")
     if image.mode == "P":  # a palette with transparency converts through RGBA only without a warning
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _note_dark(key: str, top: int) -> None:

@@ -45,7 +45,14 @@ class BadImages(BadInput):
 
 
 class Images:
-    """The images of a source at the network's size; made by `load_images`.
+    """The images of a source at the network's size, which are streamed; `load_images` may cache them.
+
+    Args:
+        source: where the images are.
+        preprocessing: geometry applied to each image.
+        skip_bad: mark images that cannot be read instead of raising.
+        workers: threads that read and decode; None: one for each CPU that this process may use.
+        named: log which images were skipped.
 
     Attributes:
         classes: class names, in the order of the labels.
@@ -54,17 +61,26 @@ class Images:
         skip_bad: whether images that cannot be read are left out.
         bad: why each image that was found unreadable cannot be read, by key. They are not among the N if all
             images are in memory; streamed images show only when they are read.
-        checksums: uint32 [N], of the bytes of each image; None if they are streamed.
+        checksums: uint32, of the bytes of each image of the source, 0 for those that cannot be read; None if
+            the images are streamed.
     """
 
-    def __init__(self, source: Source, preprocessing: Preprocessing, *, skip_bad: bool, workers: int | None):
+    def __init__(
+        self,
+        source: Source,
+        preprocessing: Preprocessing,
+        *,
+        skip_bad: bool,
+        workers: int | None = None,
+        named: bool = True,
+    ):
         self.classes = source.classes
         self.labels = np.asarray(source.labels, np.int32)
         self.keys = list(source.keys)
         self.bad: dict[str, str] = {}
         self.checksums: np.ndarray | None = None
         self.skip_bad = skip_bad
-        self._source, self._preprocessing = source, preprocessing
+        self._source, self._preprocessing, self._named = source, preprocessing, named
         self._rows = np.arange(len(self.labels))  # the place of each image in the source and in the cache
         self._cache: np.ndarray | None = None
         self._pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="decode")
@@ -127,7 +143,6 @@ class Images:
         part = copy.copy(self)
         part.labels, part.keys = self.labels[indices], [self.keys[i] for i in indices]
         part._rows = self._rows[indices]
-        part.checksums = None if self.checksums is None else self.checksums[indices]
         return part
 
     def fill_cache(self, progress: Callable[[int], None]) -> None:
@@ -153,7 +168,7 @@ class Images:
             self._pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
         self._rows = np.flatnonzero(good)
         self.labels, self.keys = self.labels[good], [self.keys[row] for row in self._rows]
-        self._cache, self.checksums = cache, checksums[good]
+        self._cache, self.checksums = cache, np.where(good, checksums, 0)
 
     def _load(self, row: int, out: np.ndarray, checksums: np.ndarray | None = None) -> str | None:
         """Decode an image into its place; why that cannot be done, if it cannot."""
@@ -165,7 +180,7 @@ class Images:
             out[:] = self._preprocessing(decode(image, key))
         except (OSError, BadInput) as error:
             reason = " ".join(str(error).split())
-            if self.skip_bad and key not in self.bad:
+            if self.skip_bad and self._named and key not in self.bad:
                 if len(self.bad) < _MOST_LOGGED:
                     logger.warning("skipped an image that cannot be read: %s", reason)
                 elif len(self.bad) == _MOST_LOGGED:

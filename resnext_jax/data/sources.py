@@ -81,6 +81,41 @@ class Subset:
         return self.source[int(self.indices[index])]
 
 
+class Relabelled:
+    """A source whose labels count the classes of a model.
+
+    Args:
+        source: of some of the classes.
+        classes: of the model, in the order of its outputs.
+
+    Raises:
+        ValueError: the source has another class.
+    """
+
+    def __init__(self, source: Source, classes: Sequence[str]):
+        self.source, self.classes = source, tuple(classes)
+        self._label_of = np.array([self.classes.index(name) for name in source.classes], np.int32)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._label_of[self.source.labels]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.source.keys
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self.source.sizes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self.source[index]
+        return record | {"label": int(self._label_of[record["label"]])}
+
+
 class Concatenation:
     """Several sources of the same classes, one after the other."""
 

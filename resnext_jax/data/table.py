@@ -79,7 +79,10 @@ def open_table(file: Path, rule: Split, columns: Columns, image_dir: Path | None
     told = [f"{role}s by {name!r}" for role in _USUAL if (name := getattr(columns, role))]
     logger.info("%s: %s", file, ", ".join(told))
     rows = _labelled(table, columns)
-    rows, images = _without_repeats(table, columns, rows, _find(table, columns.image, rows, files))
+    images = _find(table, columns.image, rows, files)
+    # By name, as everywhere: the order of the rows means nothing.
+    images, rows = zip(*sorted(zip(images, rows, strict=True)), strict=True)
+    rows, images = _without_repeats(table, columns, rows, images)
 
     labels = [table.cells[columns.label][row] for row in rows]
     splits = [_split(table, columns.split, row) for row in rows]
@@ -226,7 +229,7 @@ def _find(table: Cells, column: str, rows: Sequence[int], files: _Files) -> list
 
 
 def _without_repeats(
-    table: Cells, columns: Columns, rows: list[int], images: list[tuple[str, int]]
+    table: Cells, columns: Columns, rows: Sequence[int], images: Sequence[tuple[str, int]]
 ) -> tuple[list[int], list[tuple[str, int]]]:
     """The first row of each image; all must say the same of it."""
     said = [name for name in (columns.label, columns.split, columns.group) if name]

@@ -1,6 +1,6 @@
 """Inference: one path from images to probabilities; metrics, evaluation, the predictor of a run."""
 
-from resnext_jax.inference.bootstrap import RESAMPLES, differences, intervals, wilson
+from resnext_jax.inference.bootstrap import RESAMPLES, intervals, wilson
 from resnext_jax.inference.classification import (
     Results,
     classification_report,
@@ -15,7 +15,8 @@ from resnext_jax.inference.explain import Explanations, Method, evidence, finest
 from resnext_jax.inference.export import check_format, export_model
 from resnext_jax.inference.fold import fold_batch_norm
 from resnext_jax.inference.metrics import Sums, mean_metrics, means, metric_sums, zero_sums
-from resnext_jax.inference.predictor import Predictions, Predictor, load_run
+from resnext_jax.inference.predictions import Predictions
+from resnext_jax.inference.predictor import Predictor, load_run
 from resnext_jax.inference.step import make_eval_step
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "classification_report",
     "confusion_matrix",
     "convert_to_run",
-    "differences",
     "evidence",
     "export_model",
     "finest_stage",

@@ -1,7 +1,9 @@
 """A trained run, ready to use: classify images, evaluate splits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +14,35 @@ from flax import nnx
 
 from resnext_jax.console import Console, Update
 from resnext_jax.data import (
+    BadImages,
     DataConfig,
+    Dataset,
+    Fingerprint,
     GivenImages,
     ImageLike,
+    Images,
     Pixels,
     Preprocessing,
+    Relabelled,
     Source,
+    check_same_images,
     decode,
     groups_of,
-    load_images,
     read_images,
 )
-from resnext_jax.devices import DataParallel, enable_compilation_cache
+from resnext_jax.devices import Batch, DataParallel, enable_compilation_cache
 from resnext_jax.errors import BadInput
 from resnext_jax.inference.evaluation import LabelledPredictions
 from resnext_jax.inference.evaluator import Evaluator
 from resnext_jax.inference.explain import Explanations, Method, choose_targets, evidence
+from resnext_jax.inference.predictions import Predictions
 from resnext_jax.models import ResNet, Tree, merge_model, split_model
-from resnext_jax.runs import Checkpoints, ModelSpec, Which
+from resnext_jax.runs import Checkpoints, ModelSpec, Which, read_config
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Predictions:
-    """Probabilities of some images.
-
-    Args:
-        keys: the images' names.
-        images: uint8 [N, S, S, 3], as the network saw them.
-        probabilities: float32 [N, K].
-        classes: the K class names.
-    """
-
-    keys: list[str]
-    images: np.ndarray
-    probabilities: np.ndarray
-    classes: tuple[str, ...]
-
-    def top(self, k: int = 1) -> list[list[tuple[str, float]]]:
-        """The k most probable classes of each image, with their probabilities."""
-        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
-        return [
-            [(self.classes[label], float(row[label])) for label in labels]
-            for row, labels in zip(self.probabilities, order, strict=True)
-        ]
-
-    def true_classes(self) -> list[str | None]:
-        """The class of each image that lies in a folder called as a class; None of the others."""
-        parents = (Path(key).parent.name for key in self.keys)
-        return [parent if parent in self.classes else None for parent in parents]
+SPLIT_FIELDS = {"val_fraction", "split_seed", "group_by", "fold", "train_limit", "val_limit"}
+"""Fields of `DataConfig` that say how data are divided."""
 
 
 class Predictor:
@@ -70,10 +53,21 @@ class Predictor:
         spec: variant, classes and preprocessing.
         settings: configuration of the run, as plain JSON values; {} if the weights were trained elsewhere.
         step: training steps behind the checkpoint.
+        directory: of the run.
+        trained_on: summary of the images that the run was trained on, if it has one.
     """
 
-    def __init__(self, model: ResNet, spec: ModelSpec, settings: dict[str, Any], step: int):
+    def __init__(
+        self,
+        model: ResNet,
+        spec: ModelSpec,
+        settings: dict[str, Any],
+        step: int,
+        directory: Path = Path(),
+        trained_on: dict[str, Any] | None = None,
+    ):
         self.model, self.spec, self.settings, self.step = model, spec, settings, step
+        self.directory, self.trained_on = directory, trained_on
         graphdef, params, batch_stats = split_model(model)
         self._graphdef, self._variables = graphdef, {"params": params, "batch_stats": batch_stats}
         self._placed: dict[int | None, tuple[DataParallel, Evaluator, Tree]] = {}
@@ -108,28 +102,85 @@ class Predictor:
         skip_bad_images: bool = False,
         update: Update | None = None,
     ) -> Predictions:
-        """Classify images.
+        """Classify images, and keep them and their probabilities in memory.
 
         Args:
-            images: one or several of these, in any mixture: files, folders (all images below them), arrays
-                (uint8 [h, w, 3], upright RGB of any size) and pictures of Pillow's.
+            images: one or several of these, in any mixture: files, folders (all images below them), patterns
+                such as `scans/*.png`, arrays (uint8 [h, w, 3], upright RGB of any size) and pictures of
+                Pillow's.
             batch_size: images at a time.
             skip_bad_images: leave unreadable images out, naming each, instead of raising.
-            update: progress: images read.
+            update: progress: images done.
 
         Raises:
             FileNotFoundError: a path that is not there, or a folder without images.
             BadInput: unreadable images, all named.
         """
-        readable = load_images(
-            GivenImages(images, self.classes),
-            self.preprocessing,
-            budget_bytes=0,
-            skip_bad=skip_bad_images,
-            progress=None if update is None else lambda done, _: update(done, ""),
-        )
-        pixels = readable.gather(np.arange(len(readable)))
-        return Predictions(readable.keys, pixels, self.probabilities(pixels, batch_size), self.classes)
+        source = GivenImages(images, self.classes)
+        parts = []
+        for part in self.stream(source, batch_size=batch_size, skip_bad_images=skip_bad_images):
+            parts.append(part)
+            if update:
+                update(sum(len(part.keys) for part in parts), "")
+        return Predictions.joined(parts)
+
+    def stream(
+        self,
+        images: ImageLike | Sequence[ImageLike] | Source,
+        *,
+        batch_size: int = 32,
+        skip_bad_images: bool = False,
+        devices: int | None = None,
+    ) -> Iterator[Predictions]:
+        """Classify any number of images in constant memory: some are decoded while others are computed.
+
+        Args:
+            images: as in `predict`; or a source, such as a split of a data set.
+            batch_size: images at a time.
+            skip_bad_images: leave unreadable images out, naming each, instead of raising.
+            devices: use only this many; None: all of this host.
+
+        Yields:
+            The predictions for one batch after the other.
+
+        Raises:
+            FileNotFoundError: a path that is not there, or a folder without images.
+            BadInput: unreadable images, behind the predictions for all others.
+        """
+        source = images if hasattr(images, "labels") else GivenImages(images, self.classes)
+        if not len(source):
+            raise BadInput("there is no image to classify")
+        loaded = Images(source, self.preprocessing, skip_bad=True, named=skip_bad_images)
+        return self._stream(loaded, batch_size, devices, skip_bad_images)
+
+    def _stream(
+        self, loaded: Images, batch_size: int, devices: int | None, skip_bad: bool
+    ) -> Iterator[Predictions]:
+        under_way: deque[tuple[jax.Array, Batch]] = deque()
+        parallel, evaluate, variables, batch_size = self._place(batch_size, len(loaded), devices)
+        start = 0
+
+        def finish() -> Predictions:
+            nonlocal start
+            result, batch = under_way.popleft()
+            good = parallel.gather([batch["mask"]])
+            keys = loaded.keys[start : start + batch_size]
+            start += batch_size
+            return Predictions(
+                [key for key, is_good in zip(keys, good, strict=False) if is_good],
+                parallel.gather([batch["image"]])[good],
+                np.exp(parallel.gather([result])[good]),
+                self.classes,
+            )
+
+        for part in evaluate.stream(variables, loaded, batch_size):
+            under_way.append(part)
+            if len(under_way) > 1:
+                yield finish()
+        while under_way:
+            yield finish()
+        if loaded.bad and not skip_bad:
+            raise BadImages(list(loaded.bad.values()), len(loaded))
 
     def explain(
         self,
@@ -204,7 +255,8 @@ class Predictor:
             All that `LabelledPredictions.metrics` has.
 
         Raises:
-            BadInput: no such split, or other classes than the model's.
+            BadInput: no such split, a class that the model does not know, or a split "train" or "val" of data
+                that have to be divided and are not those of the training.
             FileNotFoundError: the data are not there.
         """
         options = {"quiet": quiet, "batch_size": batch_size, "devices": devices}
@@ -248,15 +300,14 @@ class Predictor:
         """Classify the images of a split, whose classes are known; arguments and errors as in `evaluate`."""
         config = self.data_config(**changes)
         dataset = config.open()
-        if dataset.classes != self.classes:
-            raise BadInput(
-                f"{config.data}: its classes are {', '.join(dataset.classes)}; the model tells apart "
-                f"{', '.join(self.classes)}"
-            )
+        self._check_classes(config.data, dataset.classes)
         source = dataset.split(split)
+        if split != "all" and dataset.undivided and not SPLIT_FIELDS & changes.keys():
+            self._check_images(config.data, dataset)
         # The expression for groups is about the names of the data that the run was trained on.
-        is_other = "data" in changes and "group_by" not in changes
+        is_other = split == "all" and "data" in changes and "group_by" not in changes
         groups = groups_of(source, None if is_other else config.group_by)
+        source = Relabelled(source, self.classes)
         return self._predict_source(source, split, config, groups, quiet, batch_size, devices)
 
     def _predict_source(
@@ -278,24 +329,50 @@ class Predictor:
             groups = [group_of[key] for key in images.keys]
         return LabelledPredictions(images, log_probabilities, self.classes, groups)
 
+    def _check_classes(self, data: str, classes: Sequence[str]) -> None:
+        """Check that the model knows all classes of some data; say which of its own are missing."""
+        if unknown := [name for name in classes if name not in self.classes]:
+            raise BadInput(
+                f"data={data}: its classes are {', '.join(classes)}; the model tells apart "
+                f"{', '.join(self.classes)}, and does not know {', '.join(unknown)}"
+            )
+        if missing := [name for name in self.classes if name not in classes]:
+            logger.warning("%s: no images of %s", data, ", ".join(missing))
+
+    def _check_images(self, data: str, dataset: Dataset) -> None:
+        """Check that data which are divided as in training are the training's: others would be mixed up."""
+        if self.trained_on is not None:
+            now = Fingerprint.of({"train": dataset.split("train"), "val": dataset.split("val")})
+            check_same_images(now, self.trained_on, data, self.directory)
+
     def data_config(self, **changes: object) -> DataConfig:
         """The data that the run was trained on, with some fields replaced."""
         known = [f.name for f in fields(DataConfig)]
         if unknown := sorted(set(changes) - set(known)):
             raise TypeError(f"{', '.join(unknown)}: no field of DataConfig, which has {', '.join(known)}")
-        return replace(DataConfig.pick(self.settings), **changes)
+        config = DataConfig.pick(self.settings)
+        if "data" in changes:
+            config = config.elsewhere(str(changes["data"]))
+        return replace(config, **changes)
 
     def _log_probabilities(
         self, images: Any, batch_size: int, devices: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `Evaluator` has them, by all devices; the batch is rounded up to what they share evenly."""
+        """As `Evaluator` has them."""
+        _, evaluate, variables, batch_size = self._place(batch_size, len(images), devices)
+        return evaluate(variables, images, batch_size)
+
+    def _place(
+        self, batch_size: int, count: int, devices: int | None
+    ) -> tuple[DataParallel, Evaluator, Tree, int]:
+        """Devices, the evaluator and the model on them; the batch is rounded up to what they share evenly."""
         if devices not in self._placed:
             parallel = DataParallel(devices)
             evaluate = Evaluator(self._graphdef, self.preprocessing.normalize, parallel)
             self._placed[devices] = parallel, evaluate, parallel.replicate(self._variables)
         parallel, evaluate, variables = self._placed[devices]
-        batch_size = -(-min(batch_size, len(images)) // parallel.global_count) * parallel.global_count
-        return evaluate(variables, images, batch_size)
+        batch_size = -(-min(batch_size, count) // parallel.global_count) * parallel.global_count
+        return parallel, evaluate, variables, batch_size
 
 
 def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
@@ -309,13 +386,24 @@ def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
 
     Raises:
         FileNotFoundError: no run or no checkpoint there.
-        BadInput: no checkpoint is whole. If only the wanted one is damaged, another is taken, with a warning.
     """
     enable_compilation_cache()
     with Checkpoints(Path(directory)) as checkpoints:
-        saved = checkpoints.read(checkpoint)
-    spec = ModelSpec.from_dict(saved.meta)
+        step = checkpoints.step_of(checkpoint)
+        meta = checkpoints.read_meta(step)
+        variables = checkpoints.read_model(step)
+    spec = ModelSpec.from_dict(meta)
     model = spec.abstract_model()
     model.eval()
-    model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, saved.model))
-    return Predictor(model, spec, saved.meta["config"], saved.step)
+    model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, variables))
+    settings = meta["config"] | _places(Path(directory))
+    return Predictor(model, spec, settings, step, Path(directory), meta.get("data"))
+
+
+def _places(directory: Path) -> dict[str, Any]:
+    """Where the data of a run are now: they may have moved since a checkpoint was saved."""
+    try:
+        config = read_config(directory)["config"]
+        return {name: config[name] for name in ("data", "data_dir", "image_dir") if name in config}
+    except (OSError, ValueError, LookupError, TypeError):  # the checkpoint is all that is needed
+        return {}

@@ -71,8 +71,7 @@ def _value(aval: Any, constant: Any = None) -> Value:
 
 
 def _literal(literal: Literal) -> Value:
-    aval: Any = literal.aval
-    return _value(aval, np.asarray(literal.val, aval.dtype))
+    return _value(literal.aval, np.asarray(literal.val, literal.aval.dtype))
 
 
 def _inline(closed: ClosedJaxpr, inputs: Sequence[Value], operations: list[Operation]) -> list[Value]:

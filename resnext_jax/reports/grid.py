@@ -17,6 +17,7 @@ from resnext_jax.inference import LabelledPredictions, Predictions
 from resnext_jax.reports.fonts import fonts_for
 
 COLUMNS = 6
+MOST_DRAWN = 36  # images in a picture
 RIGHT, WRONG, NEUTRAL = "#15803d", "#b91c1c", "black"
 
 
@@ -58,7 +59,12 @@ def draw_images(images: np.ndarray, captions: Sequence[str], colors: Sequence[st
         figure.savefig(file, dpi=110, bbox_inches="tight")
 
 
-def draw_predictions(predictions: Predictions, file: Path, most: int = 36) -> None:
+def spread(count: int, most: int = MOST_DRAWN) -> np.ndarray:
+    """At most so many of `count` images, spread evenly over them; int [n]."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+
+
+def draw_predictions(predictions: Predictions, file: Path, most: int = MOST_DRAWN) -> None:
     """Draw predicted images with their class and probability.
 
     Where an image lies in a folder that is called as a class, that is its true class: the caption names both
@@ -69,9 +75,7 @@ def draw_predictions(predictions: Predictions, file: Path, most: int = 36) -> No
         file: picture to write.
         most: images shown; of more, a sample spread evenly over them.
     """
-    chosen = np.unique(
-        np.linspace(0, len(predictions.keys) - 1, min(most, len(predictions.keys))).round().astype(int)
-    )
+    chosen = spread(len(predictions.keys), most)
     captions, colors = [], []
     tops = predictions.top()
     truths = predictions.true_classes()
@@ -86,7 +90,7 @@ def draw_predictions(predictions: Predictions, file: Path, most: int = 36) -> No
     draw_images(predictions.images[chosen], captions, colors, file)
 
 
-def draw_mistakes(predictions: LabelledPredictions, file: Path, most: int = 36) -> bool:
+def draw_mistakes(predictions: LabelledPredictions, file: Path, most: int = MOST_DRAWN) -> bool:
     """Draw the images of which the model is surest and wrong, the surest first.
 
     Args:

@@ -1,9 +1,7 @@
-"""Tables in the terminal and as CSV."""
+"""Tables in the terminal."""
 
-import csv
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import rich.box
@@ -11,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnext_jax.console import printable
-from resnext_jax.inference import RESAMPLES, Predictions
+from resnext_jax.inference import RESAMPLES
 from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
 
 MOST_COLUMNS = 12  # classes up to which a confusion matrix is printed
@@ -26,30 +24,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_c
         table.add_row(*map(printable, row))
     # Where there is no terminal there is no width to keep to.
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def print_predictions(predictions: Predictions, top_k: int) -> None:
-    """A row an image: its most probable classes."""
-    columns = ["image"]
-    for place in range(1, min(top_k, len(predictions.classes)) + 1):
-        columns += [f"class {place}" if top_k > 1 else "class", "probability"]
-    rows = [
-        [key, *(cell for name, probability in top for cell in (name, f"{100 * probability:.2f} %"))]
-        for key, top in zip(predictions.keys, predictions.top(top_k), strict=True)
-    ]
-    print_table(columns, rows, text_columns=2)
-
-
-def write_predictions(predictions: Predictions, file: Path) -> None:
-    """Write `image,class,probability` and a column of probabilities for each class as CSV."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream)
-        table.writerow(["image", "class", "probability", *predictions.classes])
-        for key, [(name, probability)], row in zip(
-            predictions.keys, predictions.top(), predictions.probabilities, strict=True
-        ):
-            table.writerow([key, name, f"{probability:.6f}", *(f"{value:.6f}" for value in row)])
 
 
 # Metrics of a whole evaluation as people know them, and whether they are shares.

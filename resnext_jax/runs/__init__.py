@@ -1,17 +1,7 @@
 """Runs: the directory, the model that it describes, its history, its checkpoints. Knows no training."""
 
-from resnext_jax.runs.checkpoints import Checkpoints, Damaged, NotSaved, Saved, Which, read_best
-from resnext_jax.runs.directory import (
-    CONFIG,
-    SUMMARY,
-    claim,
-    is_run,
-    read_config,
-    read_spec,
-    saved_steps,
-    start,
-    write_config,
-)
+from resnext_jax.runs.checkpoints import Checkpoints, Which, read_best
+from resnext_jax.runs.directory import CONFIG, check_free, read_config, read_spec, start, write_config
 from resnext_jax.runs.history import (
     Monitor,
     Row,
@@ -27,25 +17,19 @@ from resnext_jax.runs.spec import ModelSpec
 
 __all__ = [
     "CONFIG",
-    "SUMMARY",
     "Checkpoints",
-    "Damaged",
     "ModelSpec",
     "Monitor",
-    "NotSaved",
     "Row",
-    "Saved",
     "Which",
     "best_row",
-    "claim",
-    "is_run",
+    "check_free",
     "monitored",
     "rank",
     "read_best",
     "read_config",
     "read_history",
     "read_spec",
-    "saved_steps",
     "start",
     "to_json",
     "write_config",

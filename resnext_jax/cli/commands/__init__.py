@@ -6,7 +6,6 @@ matplotlib, TFDS and torch take a while to import: a command imports what needs 
 from typing import Any, Protocol
 
 from resnext_jax.cli.commands.bench import Bench
-from resnext_jax.cli.commands.compare import Compare
 from resnext_jax.cli.commands.convert import Convert
 from resnext_jax.cli.commands.data import Prepare, Show
 from resnext_jax.cli.commands.evaluate import Evaluate
@@ -35,7 +34,6 @@ COMMANDS: dict[str, type[Any]] = {
     "predict": Predict,
     "explain": Explain,
     "report": Report,
-    "compare": Compare,
     "export": Export,
     "serve": Serve,
     "watch": Watch,

@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from resnext_jax import runs
 from resnext_jax.cli.commands.runs import OfSplit
 
@@ -17,6 +19,8 @@ class Evaluate(OfSplit):
     positive: str | None = None
     """If there are two classes, the one to detect (default: the second). Sensitivity is its recall,
     specificity the recall of the other."""
+    csv: Path | None = None
+    """Write the true class, the prediction and all probabilities to this CSV file, a row an image."""
     confusion: Path | None = None
     """Draw the confusion matrix to this picture file."""
     mistakes: Path | None = None
@@ -25,13 +29,17 @@ class Evaluate(OfSplit):
     """Print the metrics as JSON."""
 
     def __call__(self) -> None:
-        from resnext_jax.reports import confusion, grid, tables
+        from resnext_jax.reports import confusion, grid, rows, tables
 
         for picture in (self.confusion, self.mistakes):
             if picture:
                 grid.check_format(picture)
         predictor, split = self.load(), self.chosen_split
-        predictions = predictor.predict_split(split, quiet=self.json, **self.other_data)
+        predictions = predictor.predict_split(split, quiet=self.json, **self.computing, **self.other_data)
+        if self.csv:
+            with rows.PredictionFiles(predictor.classes, self.csv, truths=True) as files:
+                truths = [predictor.classes[label] for label in predictions.labels]
+                files.add(predictions.keys, np.exp(predictions.log_probabilities), truths)
         metrics = predictions.metrics(self.positive)
         if self.confusion:
             confusion.draw_confusion(metrics["confusion"], predictor.classes, self.confusion)

@@ -1,0 +1,53 @@
+"""Probabilities of images whose classes are not known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of some images.
+
+    Args:
+        keys: the images' names.
+        images: uint8 [N, S, S, 3], as the network saw them.
+        probabilities: float32 [N, K].
+        classes: the K class names.
+    """
+
+    keys: list[str]
+    images: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Predictions of several batches, at least one, as one."""
+        return cls(
+            [key for part in parts for key in part.keys],
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            parts[0].classes,
+        )
+
+    def some(self, indices: Sequence[int]) -> "Predictions":
+        """Those of some of the images."""
+        indices = np.asarray(indices, int)
+        keys = [self.keys[i] for i in indices]
+        return Predictions(keys, self.images[indices], self.probabilities[indices], self.classes)
+
+    def top(self, k: int = 1) -> list[list[tuple[str, float]]]:
+        """The k most probable classes of each image, with their probabilities."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return [
+            [(self.classes[label], float(row[label])) for label in labels]
+            for row, labels in zip(self.probabilities, order, strict=True)
+        ]
+
+    def true_classes(self) -> list[str | None]:
+        """The class of each image that lies in a folder called as a class; None of the others."""
+        parents = (Path(key).parent.name for key in self.keys)
+        return [parent if parent in self.classes else None for parent in parents]
