@@ -150,6 +150,8 @@ def test_fields_in_messages_become_flags():
         with_flags("class_weights='balanced' with mixup=0.2") == "--class-weights='balanced' with --mixup=0.2"
     )
     assert with_flags("a mixed label; use balanced_sampler") == "a mixed label; use --balanced-sampler"
+    assert with_flags("`list_models()` lists all") == "`resnext-jax models` lists all"
+    assert with_flags("prepare_tfds('tfds:a', '/b')") == "resnext-jax data prepare tfds:a --data-dir /b"
     # Neither positional arguments, nor what only looks like a flag.
     for same in (
         "run=3",

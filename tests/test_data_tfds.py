@@ -159,8 +159,8 @@ def test_configs(tmp_path):
 def test_not_prepared(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         open_dataset("tfds:cifar10", data_dir=tmp_path)
-    assert f"run: resnext-jax data prepare tfds:cifar10 --data-dir {tmp_path}" in str(caught.value)
-    with pytest.raises(FileNotFoundError, match=r"data prepare tfds:monkeypox/original"):
+    assert f"prepare it: prepare_tfds('tfds:cifar10', '{tmp_path}')" in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"prepare_tfds\('tfds:monkeypox/original'"):
         open_dataset("tfds:monkeypox/original", data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match="tfds build NAME"):
         open_dataset("tfds:mnist", data_dir=tmp_path)
@@ -169,9 +169,7 @@ def test_not_prepared(tmp_path):
 def test_another_version_of_a_data_set_that_we_build(tmp_path):
     write(tmp_path, {"train": 4}, version="3.0.1")
     (tmp_path / "pets").rename(tmp_path / "cifar10")
-    with pytest.raises(
-        FileNotFoundError, match=r"is version 3\.0\.1, not 3\.0\.2: run: resnext-jax data prepare"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"is version 3\.0\.1, not 3\.0\.2: prepare it: prepare_tfds"):
         open_dataset("tfds:cifar10", data_dir=tmp_path)
 
 

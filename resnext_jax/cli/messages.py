@@ -18,10 +18,14 @@ def with_flags(message: str) -> str:
         message: may name fields: `some_field=value`, `some_field=True`, or `some_field` alone if it has an
             underscore, which ordinary words do not have.
 
+            May advise functions that are commands here, such as `list_models()`.
+
     Returns:
         The message with `--some-field=value`, `--some-field` (`--no-some-field` for `False`). Only fields
         that are flags of a command are changed.
     """
+    for function, command in _COMMANDS:
+        message = function.sub(command, message)
     return _FIELD.sub(lambda match: _flag(**match.groupdict()), message)
 
 
@@ -39,6 +43,11 @@ def _flag_names(command: type) -> Iterator[str]:
             yield name
 
 
+# Functions that messages advise, and the commands that call them.
+_COMMANDS = (
+    (re.compile(r"list_models\(\)"), "resnext-jax models"),
+    (re.compile(r"prepare_tfds\('([^']*)', '([^']*)'\)"), r"resnext-jax data prepare \1 --data-dir \2"),
+)
 _NAMES = {name for command in COMMANDS.values() for name in _flag_names(command)}
 _FIELD = re.compile(
     rf"(?<![\w/.'-])(?P<name>{'|'.join(_NAMES)})(?:(?P<equals>=)(?:(?P<truth>True|False)\b)?|(?![\w/.'(=-]))"

@@ -200,14 +200,14 @@ def _find(wanted: TfdsName, data_dir: Path) -> Path:
 
     how = "prepare it with TFDS: tfds build NAME --file_format=array_record"
     if wanted.name in BUILDERS:
-        how = f"run: resnext-jax data prepare {wanted} --data-dir {data_dir}"
+        how = f"prepare it: prepare_tfds({str(wanted)!r}, {str(data_dir)!r})"
     what = f"is version {', '.join(present)}, not {version}" if present else "is not prepared"
     raise FileNotFoundError(f"{wanted} in {data_dir} {what}: {how}")
 
 
-def _damaged(directory: Path, error: Exception) -> ValueError:
+def _damaged(directory: Path, error: Exception) -> BadInput:
     reason = " ".join(str(error).split())
-    return ValueError(f"{directory} is damaged: delete it and prepare it again ({reason})")
+    return BadInput(f"{directory} is damaged: delete it and prepare it again ({reason})")
 
 
 def _versions(directory: Path) -> list[str]:

@@ -59,9 +59,7 @@ def get_config(name: str | ResNetConfig) -> ResNetConfig:
     if name not in VARIANTS:
         near = [known for known in VARIANTS if known.startswith(name)]
         near = near or difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4) or list(VARIANTS)
-        raise BadInput(
-            f"unknown model {name!r}: did you mean {', '.join(near)}? (`resnext-jax models` lists all)"
-        )
+        raise BadInput(f"unknown model {name!r}: did you mean {', '.join(near)}? (`list_models()` lists all)")
     return VARIANTS[name]
 
 

@@ -64,7 +64,7 @@ class Monkeypox(ArchiveBuilder, skip_registration=True):
         if given is None:
             raise BadInput(
                 f"monkeypox cannot be downloaded without an account: get the archive from {HOMEPAGE} and "
-                "name it, or the folder it was unpacked to, with --archive"
+                "give it, or the folder that it was unpacked to, as archive="
             )
         if not given.exists():
             raise FileNotFoundError(f"archive {given} does not exist")

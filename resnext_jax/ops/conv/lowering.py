@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.interpreters import mlir
 
+from resnext_jax.errors import BadInput
 from resnext_jax.ops import cpp_kernels
 from resnext_jax.ops.conv import dot, im2col, merged, native, primitives, wide
 from resnext_jax.ops.conv.spec import ConvSpec, Operator
@@ -91,11 +92,11 @@ def choose_on_accelerator(platform: str) -> ModuleType:
         platform: a key of `ACCELERATORS`.
 
     Raises:
-        ValueError: the environment variable has another value.
+        BadInput: the environment variable has another value.
     """
     chosen = os.environ.get(VARIABLE) or ACCELERATORS[platform]
     if chosen not in ("native", "merged"):
-        raise ValueError(f"{VARIABLE}={chosen}: expected native or merged")
+        raise BadInput(f"{VARIABLE}={chosen}: expected native or merged")
     return wide if chosen == "merged" else native
 
 
