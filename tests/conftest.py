@@ -46,12 +46,19 @@ def _unchanged_log() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Real data sets beside the checkout (CIFAR-10 as TFDS, monkeypox images)."""
+def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Links to real data sets beside the checkout: CIFAR-10 as TFDS, monkeypox images."""
     path = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"real data sets are not at {path}")
-    return path
+    linked = tmp_path_factory.mktemp("shared_data")
+    for file in (path / "tfds").rglob("*"):
+        if file.is_file() and not file.name.startswith("resnext_jax-"):
+            place = linked / file.relative_to(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(file)
+    (linked / "monkeypox").symlink_to(path / "monkeypox")
+    return linked
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from resnext_jax.data import Preprocessing, load_images, open_dataset
-from resnext_jax.data.tfds import TfdsName
+from resnext_jax.data.tfds import TfdsName, TfdsSource
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -228,3 +228,28 @@ def test_reading_imports_no_tensorflow(shared_data):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_labels_are_read_once_and_kept_beside_the_data(tmp_path, monkeypatch):
+    write(tmp_path, {"train": 12})
+    first = open_dataset("tfds:pets", data_dir=tmp_path).parts["train"]
+    known = (first.labels.tolist(), list(first.names), first.sizes.tolist())
+    assert known[2] == [len(first[i]["image"]) for i in range(12)]
+    monkeypatch.setattr(TfdsSource, "_rows", lambda self: pytest.fail("the records were read again"))
+    again = open_dataset("tfds:pets", data_dir=tmp_path).parts["train"]
+    assert (again.labels.tolist(), list(again.names), again.sizes.tolist()) == known
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip file", b"PK\3\4 cut"])
+def test_an_index_that_is_damaged_or_of_other_files_is_made_anew(tmp_path, damage):
+    write(tmp_path, {"train": 12})
+    labels = open_dataset("tfds:pets", data_dir=tmp_path).parts["train"].labels
+    [kept] = tmp_path.rglob("resnext_jax-train.npz")
+    whole = kept.read_bytes()
+    kept.write_bytes(damage)
+    np.testing.assert_array_equal(open_dataset("tfds:pets", data_dir=tmp_path).parts["train"].labels, labels)
+    assert kept.read_bytes() == whole
+    record = next(tmp_path.rglob("*array_record*"))
+    os.utime(record, ns=(1, 1))
+    open_dataset("tfds:pets", data_dir=tmp_path).parts["train"].labels  # noqa: B018
+    assert kept.read_bytes() != whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from resnext_jax.data.builders import BUILDERS, builder_class
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.sources import Record
 from resnext_jax.data.split import SPLIT_OF_NAME, Split
+from resnext_jax.data.tfds_index import Index, Row, load_index
 from resnext_jax.errors import BadInput, MissingPackage
 
 # Features that name an example, the first that a data set has.
@@ -63,6 +64,7 @@ class TfdsSource:
         features = builder.info.features
         self.split = split
         self.groups = None
+        self._directory = Path(builder.data_dir)
         self.classes = tuple(features[label].names or map(str, range(features[label].num_classes)))
         self._image, self._label = image, label
         self._name = next((name for name in _NAME_FEATURES if name in features), None)
@@ -77,28 +79,28 @@ class TfdsSource:
             self[0], self[len(self) - 1]  # a file that is missing or cut shows here, not after training began
 
     @cached_property
-    def _labels_and_names(self) -> tuple[np.ndarray, list[str]]:
-        # One pass over the records, without decoding: they are stored whole, images included.
-        labels, names = np.empty(len(self), np.int32), []
+    def _index(self) -> Index:
+        return load_index(self._directory, self.split, len(self), self._rows)
+
+    def _rows(self) -> Iterator[Row]:
+        # Without decoding: records are stored whole, images included.
         for start in range(0, len(self), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(self)))
             for i, record in zip(chunk, self._records.__getitems__(list(chunk)), strict=True):
-                labels[i] = record[self._label]
-                names.append(self._name_of(record, i))
-        return labels, names
+                yield int(record[self._label]), self._name_of(record, i), len(record[self._image])
 
     @property
     def labels(self) -> np.ndarray:
-        return self._labels_and_names[0]
+        return self._index.labels
 
     @property
     def names(self) -> Sequence[str]:
         """What `group_by` is matched against: file names or ids where the data set has them."""
-        return self._labels_and_names[1]
+        return self._index.names
 
     @property
     def sizes(self) -> np.ndarray:
-        return np.zeros(len(self), np.int64)
+        return self._index.sizes
 
     @property
     def keys(self) -> Sequence[str]:
