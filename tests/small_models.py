@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnext_jax.data import Preprocessing
+from resnext_jax.data import Images, Preprocessing, Record, load_images
 from resnext_jax.models import BatchNorm, ResNet, ResNetConfig, build_model
 from resnext_jax.runs import ModelSpec
 
@@ -51,3 +51,26 @@ def photos(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 255, (count, 4, 4, 3))
     return np.kron(coarse, np.ones((1, side // 4, side // 4, 1))).astype(np.uint8)
+
+
+class Labelled:
+    """A source of pictures in memory."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], keys: list[str]):
+        self.pixels, self.labels, self.classes, self.keys = pixels, labels, classes, keys
+        self.sizes = np.full(len(labels), pixels[0].size)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Record:
+        return {"image": self.pixels[index], "label": int(self.labels[index]), "key": self.keys[index]}
+
+
+def labelled(
+    labels: np.ndarray, classes: tuple[str, ...] = CLASSES, name: str = "{}.jpg", side: int = SIDE
+) -> Images:
+    """Pictures with these classes, as a split has them."""
+    keys = [name.format(i) for i in range(len(labels))]
+    source = Labelled(photos(len(labels), side), np.asarray(labels, np.int32), classes, keys)
+    return load_images(source, Preprocessing(side), budget_bytes=2**30)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import photos, small_model, small_spec
+from small_models import labelled, small_model, small_spec
 
 from resnext_jax import BadInput, runs
-from resnext_jax.data import Pixels
 from resnext_jax.errors import MissingPackage
 from resnext_jax.inference import LabelledPredictions, Predictor
 from resnext_jax.runs import ModelSpec
@@ -39,15 +38,6 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-class Labelled(Pixels):
-    """Images in memory with their classes."""
-
-    def __init__(self, pixels: np.ndarray, classes: tuple[str, ...], labels: np.ndarray):
-        super().__init__(pixels, classes)
-        self.labels = labels
-        self.keys = [f"photo {i} <i>.jpg" for i in range(len(labels))]
-
-
 HISTORY = [
     {"epoch": epoch, "step": 9 * epoch, "lr": 0.1, "train_loss": 1 / epoch, "train_top1": 0.5}
     | {"val_loss": 1.5 / epoch, "val_top1": 0.3 + 0.1 * epoch, "seconds": 2.0, "images_per_second": 99.0}
@@ -65,10 +55,8 @@ def page_of(
     runs.start(directory, spec, settings)
     runs.write_history(directory, history)
     predictor = Predictor(small_model("cifar", num_classes=len(classes)), spec, settings, 27)
-    pixels = photos(40)
-    labels = np.arange(40, dtype=np.int32) % len(classes)
-    probabilities = predictor.probabilities(pixels)
-    images = Labelled(pixels, classes, labels)
+    images = labelled(np.arange(40) % len(classes), classes, "photo {} <i>.jpg")
+    probabilities = predictor.probabilities(images.gather(np.arange(40)))
     predictions = LabelledPredictions(images, np.log(probabilities), classes, groups)
     write_report(
         predictor,
@@ -167,11 +155,9 @@ def test_jinja_is_asked_for(tmp_path, monkeypatch):
         page_of(tmp_path / "run")
 
 
-def test_a_positive_class_that_is_none(tmp_path):
-    spec = small_spec("cifar")
-    predictions = LabelledPredictions(
-        Labelled(photos(2), spec.classes, np.array([0, 1])), np.log(np.full((2, 3), 1 / 3)), spec.classes
-    )
+def test_a_positive_class_that_is_none():
+    classes = ("a", "b", "c")
+    predictions = LabelledPredictions(labelled([0, 1], classes), np.log(np.full((2, 3), 1 / 3)), classes)
     with pytest.raises(BadInput, match="positive='ill'"):
         predictions.metrics("ill")
 
@@ -179,7 +165,7 @@ def test_a_positive_class_that_is_none(tmp_path):
 def test_of_mistakes_the_surest_of_each_group_comes_first():
     sure = np.array([0.9, 0.99, 0.6, 0.8, 0.7])
     log_probabilities = np.log(np.stack([sure, 1 - sure], 1))
-    images = Labelled(photos(5), ("a", "b"), np.array([1, 1, 1, 1, 0]))
+    images = labelled([1, 1, 1, 1, 0], ("a", "b"))
     alone = LabelledPredictions(images, log_probabilities, ("a", "b"))
     assert alone.mistakes(9).tolist() == [1, 0, 3, 2]
     grouped = LabelledPredictions(images, log_probabilities, ("a", "b"), ["x", "x", "y", "y", "y"])

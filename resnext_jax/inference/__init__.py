@@ -1,6 +1,6 @@
 """Inference: one path from images to probabilities; metrics, evaluation, the predictor of a run."""
 
-from resnext_jax.inference.bootstrap import RESAMPLES, intervals, wilson
+from resnext_jax.inference.bootstrap import RESAMPLES, differences, intervals, wilson
 from resnext_jax.inference.classification import (
     Results,
     classification_report,
@@ -13,6 +13,7 @@ from resnext_jax.inference.evaluation import LabelledPredictions, turns
 from resnext_jax.inference.evaluator import Evaluator
 from resnext_jax.inference.explain import Explanations, Method, evidence, finest_stage, gradient_maps
 from resnext_jax.inference.export import check_format, export_model
+from resnext_jax.inference.features import Features
 from resnext_jax.inference.fold import fold_batch_norm
 from resnext_jax.inference.metrics import Sums, mean_metrics, means, metric_sums, zero_sums
 from resnext_jax.inference.predictions import Predictions
@@ -23,6 +24,7 @@ __all__ = [
     "RESAMPLES",
     "Evaluator",
     "Explanations",
+    "Features",
     "LabelledPredictions",
     "Method",
     "Predictions",
@@ -33,6 +35,7 @@ __all__ = [
     "classification_report",
     "confusion_matrix",
     "convert_to_run",
+    "differences",
     "evidence",
     "export_model",
     "finest_stage",

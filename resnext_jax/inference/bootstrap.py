@@ -55,12 +55,39 @@ def intervals(results: Results, groups: Sequence[str] | None = None) -> dict[str
         samples = np.concatenate([part[metric] for part in parts])
         bounds = percentiles(samples)
         if value in (0, 1) and (images := _images_of(metric, results)) is not None:
-            kept = range(len(images)) if groups is None else [groups[i] for i in np.flatnonzero(images)]
+            kept = range(len(images)) if groups is None else [groups[int(i)] for i in np.flatnonzero(images)]
             bounds = wilson(float(value), int(images.sum()) if groups is None else len(set(kept)))
         place = found
         for name in metric[:-1]:
             place = place.setdefault(name, {})
         place[metric[-1]] = bounds
+    return found
+
+
+def differences(
+    first: Results, second: Results, groups: Sequence[str] | None = None
+) -> dict[Metric, tuple[float, list[float] | None]]:
+    """How much better or worse a second model is on the same images, by a paired bootstrap.
+
+    Both models are given the same resamples, so that what makes some images harder for both cancels.
+
+    Args:
+        first: of N images.
+        second: of the same images, in the same order.
+        groups: as in `resample`.
+
+    Returns:
+        For each metric of `statistics`: second minus first, and its 95 % interval; None if the difference is
+        the same in all resamples.
+    """
+    count = len(first.labels)
+    whole = np.ones((1, count), np.float32)
+    parts = [(statistics(first, weights), statistics(second, weights)) for weights in resample(count, groups)]
+    before, after = statistics(first, whole), statistics(second, whole)
+    found = {}
+    for metric in before:
+        samples = np.concatenate([b[metric] - a[metric] for a, b in parts])
+        found[metric] = (float(after[metric][0] - before[metric][0]), percentiles(samples))
     return found
 
 

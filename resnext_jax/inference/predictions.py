@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from resnext_jax.errors import BadInput
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -46,6 +48,16 @@ class Predictions:
             [(self.classes[label], float(row[label])) for label in labels]
             for row, labels in zip(self.probabilities, order, strict=True)
         ]
+
+    def decided(self, threshold: float = 0.0) -> list[str | None]:
+        """The most probable class of each image; None if its probability is below the threshold.
+
+        Raises:
+            BadInput: the threshold is no probability.
+        """
+        if not 0 <= threshold <= 1:
+            raise BadInput(f"threshold={threshold}: expected a probability, from 0 to 1")
+        return [name if probability >= threshold else None for [(name, probability)] in self.top()]
 
     def true_classes(self) -> list[str | None]:
         """The class of each image that lies in a folder called as a class; None of the others."""

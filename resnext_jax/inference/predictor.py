@@ -35,7 +35,9 @@ from resnext_jax.errors import BadInput
 from resnext_jax.inference.evaluation import LabelledPredictions
 from resnext_jax.inference.evaluator import Evaluator
 from resnext_jax.inference.explain import Explanations, Method, choose_targets, evidence
+from resnext_jax.inference.features import Features, make_features
 from resnext_jax.inference.predictions import Predictions
+from resnext_jax.inference.tta import views
 from resnext_jax.models import ResNet, Tree, merge_model, split_model
 from resnext_jax.runs import Checkpoints, ModelSpec, Which, read_config
 
@@ -98,6 +100,7 @@ class Predictor:
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
+        tta: bool = False,
         batch_size: int = 32,
         skip_bad_images: bool = False,
         update: Update | None = None,
@@ -108,6 +111,8 @@ class Predictor:
             images: one or several of these, in any mixture: files, folders (all images below them), patterns
                 such as `scans/*.png`, arrays (uint8 [h, w, 3], upright RGB of any size) and pictures of
                 Pillow's.
+            tta: average the probabilities of ten views of each image: its centre, its corners, and their
+                mirror images (test-time augmentation); ten times the work.
             batch_size: images at a time.
             skip_bad_images: leave unreadable images out, naming each, instead of raising.
             update: progress: images done.
@@ -118,7 +123,7 @@ class Predictor:
         """
         source = GivenImages(images, self.classes)
         parts = []
-        for part in self.stream(source, batch_size=batch_size, skip_bad_images=skip_bad_images):
+        for part in self.stream(source, tta=tta, batch_size=batch_size, skip_bad_images=skip_bad_images):
             parts.append(part)
             if update:
                 update(sum(len(part.keys) for part in parts), "")
@@ -128,6 +133,7 @@ class Predictor:
         self,
         images: ImageLike | Sequence[ImageLike] | Source,
         *,
+        tta: bool = False,
         batch_size: int = 32,
         skip_bad_images: bool = False,
         devices: int | None = None,
@@ -136,6 +142,7 @@ class Predictor:
 
         Args:
             images: as in `predict`; or a source, such as a split of a data set.
+            tta: as in `predict`.
             batch_size: images at a time.
             skip_bad_images: leave unreadable images out, naming each, instead of raising.
             devices: use only this many; None: all of this host.
@@ -150,8 +157,14 @@ class Predictor:
         source = images if hasattr(images, "labels") else GivenImages(images, self.classes)
         if not len(source):
             raise BadInput("there is no image to classify")
-        loaded = Images(source, self.preprocessing, skip_bad=True, named=skip_bad_images)
-        return self._stream(loaded, batch_size, devices, skip_bad_images)
+        seen = views(self.preprocessing) if tta else [self.preprocessing]
+        # Bad images are named once, not for every view.
+        loaded = [
+            Images(source, view, skip_bad=True, named=skip_bad_images and i == 0)
+            for i, view in enumerate(seen)
+        ]
+        streams = [self._stream(images, batch_size, devices, skip_bad_images) for images in loaded]
+        return map(_averaged, zip(*streams, strict=True)) if tta else streams[0]
 
     def _stream(
         self, loaded: Images, batch_size: int, devices: int | None, skip_bad: bool
@@ -181,6 +194,49 @@ class Predictor:
             yield finish()
         if loaded.bad and not skip_bad:
             raise BadImages(list(loaded.bad.values()), len(loaded))
+
+    def features(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        stage: str = "pool",
+        batch_size: int = 32,
+        skip_bad_images: bool = False,
+        update: Update | None = None,
+    ) -> Features:
+        """What the network makes of images before it classifies them.
+
+        Args:
+            images: as in `predict`.
+            stage: "pool", what the head sees; or "stem", "layer1", ...: the mean over its pixels.
+            batch_size: images at a time.
+            skip_bad_images: leave unreadable images out, naming each, instead of raising.
+            update: progress: images done.
+
+        Raises:
+            FileNotFoundError: a path that is not there, or a folder without images.
+            BadInput: unreadable images; no such stage.
+        """
+        compute = make_features(self.model, self.preprocessing, stage)
+        source = GivenImages(images, self.classes)
+        loaded = Images(source, self.preprocessing, skip_bad=skip_bad_images, named=skip_bad_images)
+        keys, values, probabilities = [], [], []
+        for start in range(0, len(loaded), batch_size):
+            # The last batch is filled up with its first image, so that nothing is compiled for it alone.
+            chosen = np.arange(start, start + min(batch_size, len(loaded)))
+            count = min(len(chosen), len(loaded) - start)
+            chosen[count:] = start
+            pixels, good = loaded.read(chosen)
+            good[count:] = False
+            found = compute(pixels)
+            keys += [loaded.keys[i] for i in chosen[good]]
+            values.append(np.asarray(found[0])[good])
+            probabilities.append(np.asarray(found[1])[good])
+            if update:
+                update(start + count, "")
+        if not keys:
+            raise BadInput("there is no image that can be read")
+        return Features(keys, np.concatenate(values), np.concatenate(probabilities), self.classes, stage)
 
     def explain(
         self,
@@ -375,6 +431,11 @@ class Predictor:
         return parallel, evaluate, variables, batch_size
 
 
+def _averaged(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of the same images by several views: the images of the first, the mean probabilities."""
+    return replace(parts[0], probabilities=np.mean([part.probabilities for part in parts], axis=0))
+
+
 def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
     """Rebuild a trained model from its run directory, which is all that it needs.
 
@@ -386,18 +447,35 @@ def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
 
     Raises:
         FileNotFoundError: no run or no checkpoint there.
+        BadInput: the checkpoint has weights that are not finite.
     """
     enable_compilation_cache()
     with Checkpoints(Path(directory)) as checkpoints:
         step = checkpoints.step_of(checkpoint)
         meta = checkpoints.read_meta(step)
         variables = checkpoints.read_model(step)
+        if not _is_finite(variables):
+            raise BadInput(_not_finite(checkpoints, Path(directory), checkpoint, step))
     spec = ModelSpec.from_dict(meta)
     model = spec.abstract_model()
     model.eval()
     model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, variables))
     settings = meta["config"] | _places(Path(directory))
     return Predictor(model, spec, settings, step, Path(directory), meta.get("data"))
+
+
+def _is_finite(model: Tree) -> bool:
+    return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(model))
+
+
+def _not_finite(checkpoints: Checkpoints, directory: Path, which: Which, step: int) -> str:
+    """What is wrong, and which checkpoint to take in its place."""
+    message = f"{directory}: the {which} checkpoint, of step {step}, has weights that are not finite"
+    other: Which = "latest" if which == "best" else "best"
+    another = checkpoints.step_of(other)
+    if another != step and _is_finite(checkpoints.read_model(another)):
+        return f"{message}; the last finite one is that of step {another}: use checkpoint={other!r}"
+    return f"{message}; no other one is finite: train again, with a lower rate"
 
 
 def _places(directory: Path) -> dict[str, Any]:

@@ -4,4 +4,15 @@ files, and a page of all of it.
 All but `tables` import matplotlib or tensorboardX, so they are imported where they are used.
 """
 
-__all__ = ["charts", "confusion", "curves", "grid", "heatmaps", "html", "rows", "tables", "tensorboard"]
+__all__ = [
+    "charts",
+    "compare",
+    "confusion",
+    "curves",
+    "grid",
+    "heatmaps",
+    "html",
+    "rows",
+    "tables",
+    "tensorboard",
+]

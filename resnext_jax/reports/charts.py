@@ -23,29 +23,27 @@ MOST_LINES = len(COLORS)
 BINS = 10
 
 
-def curves_svg(runs: Sequence[tuple[str, list[Row], Monitor]]) -> list[str]:
-    """Loss, and top-1, over the epochs of one run, or of several.
+def curves_svg(history: list[Row], monitor: Monitor) -> list[str]:
+    """Loss, and top-1, over the epochs.
 
     Args:
-        runs: name, history and what makes an epoch the best, of each. Of one run the training's curves are
-            drawn too.
+        history: a row an epoch.
+        monitor: what makes an epoch the best.
     """
     charts = []
-    alone = len(runs) == 1
+    best = best_row(history, monitor)
+    epochs = [row["epoch"] for row in history]
     for metric, title, scale in (("loss", "Loss", 1), ("top1", "Top-1, %", 100)):
         figure, axes = _figure(title, "epoch (the best one is circled)", "")
-        for color, (name, history, monitor) in zip(_colors(len(runs)), runs, strict=True):
-            epochs = [row["epoch"] for row in history]
-            if alone:
-                values = [scale * row[f"train_{metric}"] for row in history]
-                axes.plot(epochs, values, "--", color=COLORS[1], marker="s", markersize=2.5, label="training")
-            values = [scale * row[f"val_{metric}"] for row in history]
-            label = "validation" if alone else name
-            axes.plot(epochs, values, color=color, marker="o", markersize=3, label=label)
-            best = best_row(history, monitor)
-            value = scale * best[f"val_{metric}"]
-            if np.isfinite(value):
-                axes.plot(best["epoch"], value, "o", markersize=9, fillstyle="none", color=INK)
+        for split, label, style, color in (
+            ("train", "training", "s--", COLORS[1]),
+            ("val", "validation", "o-", COLORS[0]),
+        ):
+            values = [scale * row[f"{split}_{metric}"] for row in history]
+            axes.plot(epochs, values, style, color=color, markersize=3, label=label)
+        value = scale * best[f"val_{metric}"]
+        if np.isfinite(value):
+            axes.plot(best["epoch"], value, "o", markersize=9, fillstyle="none", color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axes)
         charts.append(to_svg(figure, f"{title} over the epochs"))
@@ -94,7 +92,7 @@ def calibration_svg(predictions: LabelledPredictions) -> list[str]:
     counts_figure, counts = _figure("How confident it is", "confidence", "images")
     stacks = [confidence[right], confidence[~right]]
     edges = np.linspace(0, 1, BINS + 1)
-    counts.hist(stacks, edges, stacked=True, color=COLORS[:2], label=["right", "wrong"], rwidth=0.9)
+    counts.hist(stacks, edges.tolist(), stacked=True, color=COLORS[:2], label=["right", "wrong"], rwidth=0.9)
     counts.set_xlim(-0.02, 1.02)
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(counts)

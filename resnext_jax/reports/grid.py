@@ -18,7 +18,7 @@ from resnext_jax.reports.fonts import fonts_for
 
 COLUMNS = 6
 MOST_DRAWN = 36  # images in a picture
-RIGHT, WRONG, NEUTRAL = "#15803d", "#b91c1c", "black"
+RIGHT, WRONG, NEUTRAL, UNSURE = "#15803d", "#b91c1c", "black", "#6b7280"
 
 
 def check_format(file: Path) -> None:
@@ -64,7 +64,9 @@ def spread(count: int, most: int = MOST_DRAWN) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
-def draw_predictions(predictions: Predictions, file: Path, most: int = MOST_DRAWN) -> None:
+def draw_predictions(
+    predictions: Predictions, file: Path, most: int = MOST_DRAWN, *, threshold: float = 0.0
+) -> None:
     """Draw predicted images with their class and probability.
 
     Where an image lies in a folder that is called as a class, that is its true class: the caption names both
@@ -74,17 +76,20 @@ def draw_predictions(predictions: Predictions, file: Path, most: int = MOST_DRAW
         predictions: of some images.
         file: picture to write.
         most: images shown; of more, a sample spread evenly over them.
+        threshold: images whose most probable class is less probable are marked as undecided, in grey.
     """
     chosen = spread(len(predictions.keys), most)
     captions, colors = [], []
     tops = predictions.top()
-    truths = predictions.true_classes()
+    truths, decided = predictions.true_classes(), predictions.decided(threshold)
     for i in chosen:
         [(name, probability)] = tops[i]
         caption, color = f"{name} {100 * probability:.0f} %", NEUTRAL
         if truths[i] is not None:
             color = RIGHT if truths[i] == name else WRONG
             caption += f"\ntrue: {truths[i]}"
+        if decided[i] is None:
+            caption, color = f"undecided: {caption}", UNSURE
         captions.append(caption)
         colors.append(color)
     draw_images(predictions.images[chosen], captions, colors, file)

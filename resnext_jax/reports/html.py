@@ -216,7 +216,7 @@ def _history(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "history": history,
         "best": runs.best_row(history, monitor),
-        "curves": curves_svg([("", history, monitor)]),
+        "curves": curves_svg(history, monitor),
         "seconds": sum(row["seconds"] for row in history),
     }
 

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from resnext_jax.console import as_utf8, printable
 from resnext_jax.inference import Predictions
 
+UNDECIDED = "undecided"
 WIDEST = 60  # columns for names of images; a longer one moves its own line
 
 
@@ -35,9 +36,11 @@ class PredictionLines:
         keys: names of all images that will come, for the width of their column.
         classes: class names.
         top_k: classes to show for each image.
+        threshold: images whose most probable class is less probable are marked as undecided.
     """
 
-    def __init__(self, keys: Sequence[str], classes: Sequence[str], top_k: int):
+    def __init__(self, keys: Sequence[str], classes: Sequence[str], top_k: int, threshold: float = 0.0):
+        self._threshold = threshold
         self._top_k = min(top_k, len(classes))
         self._key = min(max([cell_len(printable(key)) for key in keys], default=0), WIDEST)
         self._class = max(cell_len(printable(name)) for name in ("class 1", *classes))
@@ -49,10 +52,12 @@ class PredictionLines:
 
     def lines(self, predictions: Predictions) -> list[str]:
         """A line an image."""
-        return [
-            self._line(printable(key), [(printable(name), f"{100 * p:.2f} %") for name, p in top])
-            for key, top in zip(predictions.keys, predictions.top(self._top_k), strict=True)
-        ]
+        lines = []
+        decided = predictions.decided(self._threshold)
+        for key, top, choice in zip(predictions.keys, predictions.top(self._top_k), decided, strict=True):
+            line = self._line(printable(key), [(printable(name), f"{100 * p:.2f} %") for name, p in top])
+            lines.append(line if choice else f"{line}  {UNDECIDED}")
+        return lines
 
     def _line(self, key: str, cells: Sequence[tuple[str, str]]) -> str:
         parts = [_padded(key, self._key)]
@@ -71,6 +76,7 @@ class PredictionFiles:
         csv_file: gets `image,class,probability` and the probability of each class.
         jsonl_file: gets `{"image": ..., "class": ..., "probability": ..., "probabilities": {...}}`.
         truths: whether the true classes are known: a column `true_class` behind `image`.
+        threshold: the class of images whose most probable class is less probable is empty (null in JSON).
     """
 
     def __init__(
@@ -80,8 +86,9 @@ class PredictionFiles:
         jsonl_file: Path | None = None,
         *,
         truths: bool = False,
+        threshold: float = 0.0,
     ):
-        self._classes, self._truths = classes, truths
+        self._classes, self._truths, self._threshold = classes, truths, threshold
         self._open = ExitStack()
         self._csv, self._jsonl = self._opened(csv_file), self._opened(jsonl_file)
         self._table = csv.writer(self._csv) if self._csv else None
@@ -104,14 +111,15 @@ class PredictionFiles:
         """
         for i, (key, row) in enumerate(zip(keys, probabilities, strict=True)):
             best = int(row.argmax())
+            name = self._classes[best] if row[best] >= self._threshold else None
             truth = {"true_class": truths[i]} if self._truths else {}
             if self._table:
                 numbers = [f"{value:.6f}" for value in (row[best], *row)]
-                self._table.writerow([as_utf8(key), *truth.values(), self._classes[best], *numbers])
+                self._table.writerow([as_utf8(key), *truth.values(), name or "", *numbers])
             if self._jsonl:
                 values = [round(float(value), 6) for value in row]
                 record = {"image": as_utf8(key)} | truth
-                record |= {"class": self._classes[best], "probability": values[best]}
+                record |= {"class": name, "probability": values[best]}
                 record["probabilities"] = dict(zip(self._classes, values, strict=True))
                 self._jsonl.write(json.dumps(record, ensure_ascii=False) + "\n")
         for stream in (self._csv, self._jsonl):

@@ -6,11 +6,13 @@ matplotlib, TFDS and torch take a while to import: a command imports what needs 
 from typing import Any, Protocol
 
 from resnext_jax.cli.commands.bench import Bench
+from resnext_jax.cli.commands.compare import Compare
 from resnext_jax.cli.commands.convert import Convert
 from resnext_jax.cli.commands.data import Prepare, Show
 from resnext_jax.cli.commands.evaluate import Evaluate
 from resnext_jax.cli.commands.explain import Explain
 from resnext_jax.cli.commands.export import Export
+from resnext_jax.cli.commands.features import ExtractFeatures
 from resnext_jax.cli.commands.models import Models, Summary
 from resnext_jax.cli.commands.predict import Predict
 from resnext_jax.cli.commands.report import Report
@@ -34,6 +36,8 @@ COMMANDS: dict[str, type[Any]] = {
     "predict": Predict,
     "explain": Explain,
     "report": Report,
+    "compare": Compare,
+    "features": ExtractFeatures,
     "export": Export,
     "serve": Serve,
     "watch": Watch,

@@ -28,6 +28,11 @@ class Predict(OfImages):
     """Draw some of the images with their predicted classes to this picture file."""
     top_k: Annotated[int, Range(least=1)] = 1
     """How many of the most probable classes to show for each image."""
+    threshold: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Leave an image undecided if its most probable class is less probable than this."""
+    tta: bool = False
+    """Average the predictions of ten views of each image: its centre, its corners, and their mirror images.
+    Takes ten times as long."""
     batch_size: Annotated[int, Range(least=1)] = 8
     """Images to classify at a time. More take more memory; a GPU or TPU is faster with more."""
     devices: Annotated[int | None, Range(least=1)] = None
@@ -44,13 +49,17 @@ class Predict(OfImages):
         source = self.source()
         predictor = self.load()
         stream = predictor.stream(
-            source, batch_size=self.batch_size, skip_bad_images=self.skip_bad_images, devices=self.devices
+            source,
+            tta=self.tta,
+            batch_size=self.batch_size,
+            skip_bad_images=self.skip_bad_images,
+            devices=self.devices,
         )
         keys = source.keys
         sample = {keys[i] for i in grid.spread(len(keys))} if self.grid else set()
         drawn: list[Predictions] = []
-        lines = rows.PredictionLines(keys, predictor.classes, self.top_k)
-        files = rows.PredictionFiles(predictor.classes, self.csv, self.jsonl)
+        lines = rows.PredictionLines(keys, predictor.classes, self.top_k, self.threshold)
+        files = rows.PredictionFiles(predictor.classes, self.csv, self.jsonl, threshold=self.threshold)
         # Lines in a terminal show by themselves how far it is.
         progress = Console(quiet=sys.stdout.isatty()).task("predicting", len(keys))
         print(lines.header())
@@ -63,7 +72,7 @@ class Predict(OfImages):
                 done += len(predictions.keys)
                 update(done, "")
         if self.grid:
-            grid.draw_predictions(Predictions.joined(drawn), self.grid)
+            grid.draw_predictions(Predictions.joined(drawn), self.grid, threshold=self.threshold)
 
     def source(self) -> Source:
         """The images that are asked for."""

@@ -4,45 +4,30 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
-
-from resnext_jax import inference
-from resnext_jax.cli.commands.choices import Checkpoint, Split, at_least_one
+from resnext_jax.cli.commands.runs import OfSplit
+from resnext_jax.fields import Range
 
 
-@dataclass(frozen=True)
-class Report:
-    """Write one page about a run: figures with their intervals, curves, examples with heat maps, mistakes."""
+@dataclass(frozen=True, kw_only=True)
+class Report(OfSplit):
+    """Write one page about a run: metrics with intervals, curves, examples with heat maps, mistakes."""
 
-    run: Positional[Path]
-    """Run directory."""
     out: Path | None = None
     """HTML file to write, which needs no other file and no network (default: report.html in the run
     directory)."""
-    data: str | None = None
-    """Other data than the run's, of the same classes."""
-    data_dir: Path | None = None
-    """Where prepared TFDS data sets lie, if not where they lay in training."""
-    split: Split | None = None
-    """Images to report on (default: val; all of them where other data are given)."""
-    checkpoint: Checkpoint = "best"
-    """The best by validation accuracy, or the latest."""
     positive: str | None = None
-    """Of two classes, the one to be detected (default: the second)."""
-    examples: int = 12
-    """Right and wrong images to show, of each so many at most."""
+    """If there are two classes, the one to detect (default: the second)."""
+    examples: Annotated[int, Range(least=1)] = 12
+    """How many images to show of those predicted right, and of those predicted wrong, at most."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import html
 
-        at_least_one(examples=self.examples)
         html.check_installed()
-        predictor = inference.load_run(self.run, self.checkpoint)
-        split = self.split or ("all" if self.data else "val")
-        other = {name: getattr(self, name) for name in ("data", "data_dir")}
-        changes = {name: value for name, value in other.items() if value is not None}
-        predictions = predictor.predict_split(split, quiet=False, **changes)
+        predictor, split = self.load(), self.chosen_split
+        predictions = predictor.predict_split(split, quiet=False, **self.other_data)
         file = self.out or self.run / "report.html"
         html.write_report(
             predictor,

@@ -42,8 +42,8 @@ class OfImages(OfRun):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfSplit(OfRun):
-    """A trained run, and images with labels."""
+class OnSplit(Config):
+    """Images with labels."""
 
     data: str | None = None
     """Use these data instead of the run's own: of the same kinds as for `train`, of some of its classes."""
@@ -86,3 +86,8 @@ class OfSplit(OfRun):
     def computing(self) -> dict[str, Any]:
         """Arguments of `Predictor.evaluate` that say how, not what."""
         return {"batch_size": self.batch_size, "devices": self.devices}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfSplit(OnSplit, OfRun):
+    """A trained run, and images with labels."""
