@@ -15,4 +15,5 @@ __all__ = [
     "rows",
     "tables",
     "tensorboard",
+    "trackers",
 ]

@@ -178,6 +178,12 @@ class RunConfig(Config):
     tensorboard: Annotated[bool, Free()] = False
     """Write TensorBoard's event files to `tensorboard/` in the run directory (the command does; in Python
     give `fit` the writer `reports.tensorboard.TensorBoard()`)."""
+    wandb: Annotated[bool, Free()] = False
+    """Log settings and metrics to Weights & Biases, as WANDB_MODE and its other variables say (the command
+    does; in Python give `fit` the writer `reports.trackers.WandB()`)."""
+    mlflow: Annotated[bool, Free()] = False
+    """Log settings and metrics to MLflow, where MLFLOW_TRACKING_URI says (the command does; in Python give
+    `fit` the writer `reports.trackers.MLflow()`)."""
     devices: Annotated[int | None, Range(least=1), Free()] = None
     """Use only this many devices of each host (default: all)."""
     distributed: Annotated[bool, Free()] = False

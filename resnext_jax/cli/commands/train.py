@@ -19,11 +19,15 @@ def train(config: TrainConfig) -> FitResult:
     Args:
         config: the run.
     """
-    from resnext_jax.reports import curves, tensorboard
+    from resnext_jax.reports import curves, tensorboard, trackers
 
     writers: list[Writer] = [curves.write_curves]
     if config.tensorboard:
         writers.append(tensorboard.TensorBoard())
+    if config.wandb:
+        writers.append(trackers.WandB())
+    if config.mlflow:
+        writers.append(trackers.MLflow())
     result = fit(config, writers=writers)
     summary = result.summary
     print(
