@@ -264,9 +264,10 @@ def _words(hint: Any) -> str:
     """A type in words."""
     said = []
     for kind in _kinds(hint):
-        arguments = typing.get_args(kind)
+        arguments: tuple[Any, ...] = typing.get_args(kind)
         if typing.get_origin(kind) is Literal:
-            said.append(f"one of {', '.join(arguments)}" if len(arguments) > 1 else repr(arguments[0]))
+            one_of = f"one of {', '.join(arguments)}"
+            said.append(one_of if len(arguments) > 1 else f"{', '.join(map(repr, arguments))}")
         elif typing.get_origin(kind) is tuple:
             several = "several" if arguments[-1] is Ellipsis else len(arguments)
             said.append(f"{several} {WORDS[arguments[0]][1]}")

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_bad_input_is_one_line(trained, image_folder, tmp_path, capsys):
     assert "--resume with --overwrite: choose" in error_of(
         capsys, "train", "--resume", "--overwrite", "--out", trained
     )
-    assert "could not convert string to float: 'fast'" in error_of(capsys, *train, "--lr", "fast")
+    assert "instantiated from ['fast']" in error_of(capsys, *train, "--lr", "fast")
     assert "Missing from resnext-jax evaluate: RUN" in error_of(capsys, "evaluate")
     assert "--plateau-patience=3 with" in error_of(capsys, *train, "--plateau-patience", 3)
     assert "--positive='up': expected one of" in error_of(capsys, "evaluate", trained, "--positive", "up")
@@ -172,11 +173,16 @@ def test_fields_in_messages_become_flags():
         (FileNotFoundError("x: no such file"), 2, "error: x: no such file"),
         (FloatingPointError("loss nan"), 2, "error: loss nan"),
         (MemoryError(), 2, "error: there is too little memory for this; use a smaller batch or image size"),
-        (Interrupted(15, "saved"), 143, "interrupted: saved"),
+        (
+            Interrupted(15, "saved", Path("a run")),
+            143,
+            "interrupted: saved; go on with: resnext-jax train --resume --out 'a run'",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(error, code, line, capsys, monkeypatch):
+    monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit) as stop, cli.clean_exit():
         raise error
     assert stop.value.code == code

@@ -79,7 +79,7 @@ CONTRADICTIONS = {
     },
     "plateau_factor=0.5 with schedule='constant'": {"plateau_factor": 0.5},
     "min_lr=0.001 with schedule='constant'": {"min_lr": 0.001},
-    "below lr=0.02": {"min_lr": 0.5, "schedule": "cosine"},
+    "expected less than the learning rate, lr=0.02": {"min_lr": 0.5, "schedule": "cosine"},
     "warmup_epochs=1 with schedule='onecycle': choose one": {"schedule": "onecycle", "warmup_epochs": 1},
     "momentum=0.5 with optimizer='adam'": {"optimizer": "adam", "momentum": 0.5},
     "class_weights='balanced' with mixup=0.2": {"class_weights": "balanced", "mixup": 0.2},

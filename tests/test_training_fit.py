@@ -62,7 +62,7 @@ def test_a_run_learns_and_leaves_everything(config):
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
     assert calls == [1, 2, 3]
     assert {path.name for path in config.out.iterdir()} == {
-        *("config.json", "history.csv", "history.jsonl", "summary.json", "checkpoints")
+        *("config.json", "history.csv", "history.jsonl", "summary.json", "checkpoints", ".resnext_jax.lock")
     }
     with (config.out / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -145,7 +145,7 @@ def test_a_run_stopped_at_any_step_goes_on_exactly(config, tmp_path, monkeypatch
         assert [row["lr"] for row in result.history] == pytest.approx([0.02, 0.02, 0.01])
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["resnext_jax.training.fit"], "StopRequest", lambda: StopAt(step))
-        with pytest.raises(Interrupted, match="--resume --out"):
+        with pytest.raises(Interrupted, match="saved after"):
             rj.fit(config, quiet=True)
     assert read_variables(config.out)[0] == step
     rj.fit(replace(config, resume=True), quiet=True)
@@ -241,36 +241,14 @@ def test_two_processes_train_as_one(config, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_checkpoints_keep_the_best_and_the_latest(tmp_path):
-    nan = float("nan")
-    # (top-1, loss) of each step; the best is step 3: the highest accuracy, ties by loss.
-    metrics = {
-        1: (0.5, 1.0),
-        2: (0.8, 0.9),
-        3: (0.8, 0.4),
-        4: (nan, nan),
-        5: (0.8, nan),
-        6: (0.1, 0.1),
-        7: None,
-    }
-    with Checkpoints(tmp_path, write=True) as checkpoints:
-        for step, values in metrics.items():
-            model = {"params": {"w": np.full(3, step)}, "batch_stats": {"m": np.zeros(1)}}
-            row = values and {"val_top1": values[0], "val_loss": values[1]}
-            checkpoints.save(step, model, {"step": np.int32(step)}, {"step": step}, row)
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.step_of("best") == 3
-        assert checkpoints.step_of("latest") == 7
-        assert checkpoints.read_meta(3) == {"step": 3}
-        np.testing.assert_array_equal(checkpoints.read_model(3)["params"]["w"], [3, 3, 3])
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "7"]
-
-
 @pytest.mark.parametrize("weight_decay", [0.9, 0.2])
 def test_a_diverging_run_stops_and_keeps_what_was_good(config, weight_decay):
     # The decay alone multiplies every weight by 1 - 100 * decay in each step: finite for a while, then not.
     bad = replace(config, epochs=40, lr=100.0, momentum=0.0, weight_decay=weight_decay)
-    with pytest.raises(FloatingPointError, match=r"by step \d+ of epoch \d+; try a lower lr than 100"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"at step \d+, in epoch \d+; (good until step \d+; )?try a lower lr than 100",
+    ):
         rj.fit(bad, quiet=True)
     for which in ("best", "latest") if (config.out / "history.csv").exists() else ():
         with Checkpoints(config.out) as checkpoints:
@@ -293,7 +271,6 @@ BAD_CONFIGS = {
     "batch_size=32: more than the 16 training images": {"batch_size": 32},
     "batch_size=6: expected a multiple of 4 (4 devices)": {"batch_size": 6, "devices": 4},
     "devices=64": {"devices": 64},
-    "no run here": {"resume": True},
     "group_by": {"group_by": "("},
 }
 

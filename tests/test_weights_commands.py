@@ -78,7 +78,7 @@ def test_a_converted_run_predicts(tiny, file, image_folder, tmp_path, capsys):
     # Evaluation and resuming need what weights do not tell.
     assert "--data='': expected `demo`, a folder" in error_of(capsys, "evaluate", out)
     assert "its classes are left, right" in error_of(capsys, "evaluate", out, "--data", image_folder)
-    assert "start one with weights=" in error_of(capsys, "train", "--resume", "--out", out)
+    assert "start one with --weights=" in error_of(capsys, "train", "--resume", "--out", out)
     # Another conversion keeps what this one was told.
     run("convert", out, tmp_path / "again")
     assert load_run(tmp_path / "again").classes == ("right", "left")
@@ -94,7 +94,7 @@ def test_conversions_that_are_refused(tiny, file, tmp_path, capsys):
     assert "gone.txt" in error_of(capsys, *to_run, "--classes", tmp_path / "gone.txt")
     assert "--image-size=-1: expected" in error_of(capsys, *to_run, "--image-size", -1)
     assert "exists already" in error_of(capsys, "convert", file, tmp_path, "--model", tiny)
-    assert "go with a run directory" in error_of(
+    assert "goes with a run directory" in error_of(
         capsys, "convert", file, tmp_path / "v.safetensors", "--classes", names
     )
     assert "IMAGENET1K_V2: name the model whose weights they are with --model" in error_of(

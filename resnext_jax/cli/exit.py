@@ -1,6 +1,7 @@
 """How a process of ours ends: its exit code, and what it prints when something is wrong."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -35,9 +36,10 @@ def clean_exit() -> Iterator[None]:
     try:
         yield
     except training.Interrupted as stop:
-        _fail(f"interrupted: {stop}", 128 + stop.signum)
+        resume = shlex.join(["resnext-jax", "train", "--resume", "--out", str(stop.directory)])
+        _fail(f"interrupted: {stop}; go on with: {resume}", 128 + stop.signum)
     except KeyboardInterrupt:
-        _fail("interrupted", 128 + signal.SIGINT)
+        _end_at_once("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has left, as `head` does: Python must not complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -48,6 +50,17 @@ def clean_exit() -> Iterator[None]:
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail("error: there is too little memory for this; use a smaller batch or image size", BAD_INPUT)
+
+
+def _end_at_once(message: str, code: int) -> None:
+    """Print one line and end the process, without waiting for what compiles or writes in other threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _fail(message, code)
+    except SystemExit:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _fail(message: str, code: int) -> None:

@@ -5,11 +5,12 @@ import logging
 from resnext_jax.console import printable
 
 # These log their inner workings; what concerns the user is raised or printed.
-QUIET = ("absl", "jax", "orbax", "matplotlib")
+QUIET = ("absl", "jax", "orbax", "matplotlib", "asyncio")
 
 
 def log_to_stderr() -> None:
-    """Show the package's log as plain lines, and only errors of the packages under it."""
+    """Show the package's log as plain lines, and nothing of the packages under it: what is an error to us is
+    raised."""
     log = logging.getLogger("resnext_jax")
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
@@ -17,7 +18,7 @@ def log_to_stderr() -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class _Printable(logging.Formatter):

@@ -14,6 +14,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 from resnext_jax.cli.commands import COMMANDS, Command, Train
 from resnext_jax.cli.headings import HEADINGS
 from resnext_jax.errors import BadInput
+from resnext_jax.runs import CONFIG, saved_steps
 from resnext_jax.training import TrainConfig, saved_config
 
 PROGRAM = "resnext-jax"
@@ -93,6 +94,8 @@ def _parse_over(
 
 def _saved(config: Config) -> Config:
     """The settings of the run that `config` resumes."""
+    if config.out is None or not (saved_steps(config.out) or (config.out / CONFIG).is_file()):
+        return config  # there is nothing to go on with: the run starts with these
     saved = dataclasses.asdict(saved_config(config.out)) | {"resume": True, "overwrite": False}
     return dataclasses.replace(config, **saved)
 

@@ -1,8 +1,8 @@
 """Devices and processes: the mapping of steps (the only pmap), joining processes, the runtime's set-up."""
 
 from resnext_jax.devices.parallel import AXIS, Batch, DataParallel
-from resnext_jax.devices.processes import agreed, join_processes
-from resnext_jax.devices.runtime import enable_compilation_cache, peak_memory_gib
+from resnext_jax.devices.processes import agreed, failing_together, join_processes
+from resnext_jax.devices.runtime import enable_compilation_cache, interruptible, peak_memory_gib
 
 __all__ = [
     "AXIS",
@@ -10,6 +10,8 @@ __all__ = [
     "DataParallel",
     "agreed",
     "enable_compilation_cache",
+    "failing_together",
+    "interruptible",
     "join_processes",
     "peak_memory_gib",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from resnext_jax.devices.runtime import interruptible
 from resnext_jax.errors import BadInput
 
 AXIS = "batch"
@@ -40,7 +41,7 @@ class DataParallel:
             raise BadInput(
                 f"devices={devices}: a run of {jax.process_count()} processes uses all devices of each"
             )
-        self.devices: Sequence[jax.Device] = local[:devices]
+        self.devices = local[:devices]
         # Of all processes: arrays are global, as they would be for jit and shard_map.
         self._mesh = Mesh(np.array(jax.devices() if jax.process_count() > 1 else self.devices), (AXIS,))
 
@@ -73,7 +74,7 @@ class DataParallel:
             batch: split.
         """
         mapped = self._map(step, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
-        return mapped.lower(state, sums, batch).compile()
+        return interruptible(mapped.lower(state, sums, batch).compile)
 
     def compile_eval_step(self, step: Callable, model: Any, batch: Any) -> Callable:
         """Map a step over the devices and compile it; its results are split like the batch.
@@ -83,7 +84,7 @@ class DataParallel:
             model: replicated.
             batch: split.
         """
-        return self._map(step, in_axes=(None, 0)).lower(model, batch).compile()
+        return interruptible(self._map(step, in_axes=(None, 0)).lower(model, batch).compile)
 
     def gather(self, results: Sequence[jax.Array]) -> np.ndarray:
         """Results of successive batches as one array on the host, in the order of the global batches.

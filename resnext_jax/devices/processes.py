@@ -1,6 +1,8 @@
 """The other processes of a distributed run."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -30,6 +32,30 @@ def join_processes() -> None:
             f"distributed=True: {error}; set JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and "
             "JAX_PROCESS_ID in each process"
         ) from error
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Where one of several processes fails inside, all of them do; otherwise the others would wait for ever.
+
+    Nothing inside may wait for other processes.
+
+    Raises:
+        BadInput: another process failed.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.asarray(failure is not None)))
+    if failure is not None:
+        raise failure
+    if failed.size:
+        raise BadInput(f"process {failed[0]} of the run cannot go on; its message says why")
 
 
 def agreed(wish: bool, step: int) -> bool:

@@ -1,7 +1,11 @@
 """Set-up of the JAX runtime for a run, and what it takes of the host."""
 
+import atexit
 import logging
 import sys
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -9,14 +13,17 @@ from resnext_jax.storage import private_cache_directory
 
 logger = logging.getLogger(__name__)
 
+CACHE_OPTION = "jax_compilation_cache_dir"
+
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless the user has set JAX's cache already.
+    """Keep compiled programs between runs, in the user's cache directory.
 
+    This sets JAX's cache for the whole process, unless `jax_compilation_cache_dir` is set already.
     `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, `JAX_COMPILATION_CACHE_DIR` places it. JAX executes
     what it finds, so our folder is used only if it is private to the user; otherwise a line is logged.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, CACHE_OPTION) is None:
         try:
             directory = private_cache_directory("xla")
         except OSError as error:
@@ -24,7 +31,39 @@ def enable_compilation_cache() -> None:
                 "compiled programs are not kept: %s; set RESNEXT_JAX_CACHE to a folder of yours", error
             )
             return
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update(CACHE_OPTION, str(directory))
+
+
+def interruptible(call: Callable[[], Any]) -> Any:
+    """Call something that does not look for signals, as XLA's compiler, so that Ctrl-C interrupts the wait.
+
+    The call itself goes on in a thread of its own, and the interpreter waits for it when it exits.
+
+    Returns:
+        What the call returns.
+
+    Raises:
+        KeyboardInterrupt, or whatever the call raises.
+    """
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        atexit.register(thread.join)
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def peak_memory_gib() -> float:

@@ -56,8 +56,9 @@ def convert_to_run(
     settings = {"data": "", "weights": str(source)}
     runs.start(directory, spec, settings)
     with runs.Checkpoints(directory, write=True) as checkpoints:
-        model = {"params": params, "batch_stats": batch_stats}
-        checkpoints.save(0, model, {"step": np.int32(0)}, spec.to_dict() | {"config": settings}, metrics=None)
+        variables = {"params": params, "batch_stats": batch_stats}
+        meta = spec.to_dict() | {"config": settings}
+        checkpoints.save(0, variables, {"step": np.int32(0)}, meta, metrics=None)
     return spec
 
 

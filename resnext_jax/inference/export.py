@@ -117,7 +117,8 @@ def _write_onnx(model: ResNet, spec: ModelSpec, file: Path) -> list[Path]:
         from resnext_jax.inference.export_onnx import to_onnx
     except ImportError as error:
         raise MissingPackage(f"{file}: {error}; pip install 'resnext-jax[onnx]'") from error
-    for _, module in nnx.iter_modules(model):  # folding made it a copy of our own
+    modules: list[Any] = [module for _, module in nnx.iter_modules(model)]
+    for module in modules:  # folding made them copies of our own
         if hasattr(module, "dtype"):
             module.dtype = jnp.float32
     content = to_onnx(classifier(model, spec), spec.preprocessing.image_size, describe(spec))

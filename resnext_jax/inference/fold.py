@@ -46,7 +46,7 @@ def fold_batch_norm(model: ResNet) -> ResNet:
     """
     folded = nnx.clone(model)
     folded.eval()
-    modules = dict(nnx.iter_modules(folded))
+    modules: dict[Path, Any] = dict(nnx.iter_modules(folded))
     for conv_path, norm_path in _pairs(folded).items():
         _fold(modules[conv_path], modules[norm_path])
         parent, name = modules[norm_path[:-1]], norm_path[-1]
@@ -59,9 +59,8 @@ def fold_batch_norm(model: ResNet) -> ResNet:
 
 def _fold(conv: nnx.Conv, norm: BatchNorm) -> None:
     """Let a convolution do what a norm after it does; computed in float64."""
-    mean, var, scale, bias = (
-        np.asarray(x[...], np.float64) for x in (norm.mean, norm.var, norm.scale, norm.bias)
-    )
+    arrays: tuple[Any, ...] = (norm.mean, norm.var, norm.scale, norm.bias)
+    mean, var, scale, bias = (np.asarray(x[...], np.float64) for x in arrays)
     factor = scale / np.sqrt(var + norm.epsilon)
     before = 0.0 if conv.bias is None else np.asarray(conv.bias[...], np.float64)
     kernel = conv.kernel[...]
@@ -105,8 +104,10 @@ def _follow(
     pairs: dict[Path, Path],
 ) -> None:
     """Note what an operation makes of a model's arrays and of its convolutions' outputs."""
+    if len(operation.outputs) != 1:
+        return
     first, second = (*operation.inputs, None)[:2]
-    [result] = operation.outputs if len(operation.outputs) == 1 else [None]
+    [result] = operation.outputs
     match operation.name:
         case "grouped_conv" | "conv_general_dilated" if second in arrays:
             outputs[result] = arrays[second][:-1]

@@ -54,4 +54,5 @@ def mean_metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
         labels: int [N].
     """
     losses = -np.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    return means(jax.device_get(metric_sums(log_probabilities, losses, labels, np.ones(len(labels), bool))))
+    arrays = (jnp.asarray(x) for x in (log_probabilities, losses, labels, np.ones(len(labels), bool)))
+    return means(jax.device_get(metric_sums(*arrays)))

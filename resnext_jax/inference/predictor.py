@@ -447,21 +447,20 @@ def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
 
     Raises:
         FileNotFoundError: no run or no checkpoint there.
-        BadInput: the checkpoint has weights that are not finite.
+        BadInput: no checkpoint is whole, or the one that is has weights that are not finite. If only the wanted
+            one is damaged, another is taken, with a warning.
     """
     enable_compilation_cache()
     with Checkpoints(Path(directory)) as checkpoints:
-        step = checkpoints.step_of(checkpoint)
-        meta = checkpoints.read_meta(step)
-        variables = checkpoints.read_model(step)
-        if not _is_finite(variables):
-            raise BadInput(_not_finite(checkpoints, Path(directory), checkpoint, step))
-    spec = ModelSpec.from_dict(meta)
+        saved = checkpoints.read(checkpoint)
+        if not _is_finite(saved.model):
+            raise BadInput(_not_finite(checkpoints, Path(directory), saved.which, saved.step))
+    spec = ModelSpec.from_dict(saved.meta)
     model = spec.abstract_model()
     model.eval()
-    model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, variables))
-    settings = meta["config"] | _places(Path(directory))
-    return Predictor(model, spec, settings, step, Path(directory), meta.get("data"))
+    model = merge_model(nnx.graphdef(model), **jax.tree.map(jnp.asarray, saved.model))
+    settings = saved.meta["config"] | _places(Path(directory))
+    return Predictor(model, spec, settings, saved.step, Path(directory), saved.meta.get("data"))
 
 
 def _is_finite(model: Tree) -> bool:

@@ -71,7 +71,8 @@ def _value(aval: Any, constant: Any = None) -> Value:
 
 
 def _literal(literal: Literal) -> Value:
-    return _value(literal.aval, np.asarray(literal.val, literal.aval.dtype))
+    aval: Any = literal.aval
+    return _value(aval, np.asarray(literal.val, aval.dtype))
 
 
 def _inline(closed: ClosedJaxpr, inputs: Sequence[Value], operations: list[Operation]) -> list[Value]:

@@ -106,7 +106,7 @@ def _sizes_by_stage(model: ResNet, frozen: Sequence[str]) -> tuple[dict[str, int
     stage_of = {"conv1": "stem", "bn1": "stem", "norm": "pool"}
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     mask = jax.tree.leaves(trainable_mask(params, frozen))
-    leaves = [
+    leaves: list[tuple[str, int, bool]] = [
         (path[0].key, leaf.size, trained)
         for (path, leaf), trained in zip(jax.tree.leaves_with_path(params), mask, strict=True)
     ]

@@ -1,9 +1,12 @@
 """Random keys for layers that are built under a trace."""
 
+from typing import TYPE_CHECKING
+
 import jax
+from flax import nnx
 
 
-class Keys:
+class Keys(nnx.Rngs if TYPE_CHECKING else object):
     """The keys that `nnx.Rngs` gives to layers, one by one, counted in Python.
 
     The counter of `nnx.Rngs` is an array that every draw replaces. Under a trace jax 0.10 takes longer for

@@ -37,7 +37,7 @@ class BatchNorm(nnx.BatchNorm):
         epsilon: float = 1e-5,
         dtype: jnp.dtype | None = None,
         axis_name: str | None = None,
-        scale_init: nnx.initializers.Initializer = jax.nn.initializers.ones,
+        scale_init: jax.nn.initializers.Initializer = jax.nn.initializers.ones,
         rngs: nnx.Rngs | Keys,
     ):
         super().__init__(
@@ -50,11 +50,14 @@ class BatchNorm(nnx.BatchNorm):
             rngs=rngs,
         )
 
-    def __call__(
+    # Without nnx's `mask`, which torch does not have.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: jax.Array, use_running_average: bool | None = None, *, relu: bool = False
     ) -> jax.Array:
         """Normalise [N, H, W, C], and with `relu` rectify; in training also move the running statistics."""
         use_running = self.use_running_average if use_running_average is None else use_running_average
+        assert self.scale is not None
+        assert self.bias is not None  # both are always made
         scale, bias = self.scale[...], self.bias[...]
         if use_running:
             factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * scale

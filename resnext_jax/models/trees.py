@@ -16,7 +16,7 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     return graphdef, _plain(params), _plain(batch_stats)
 
 
-def merge_model(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module:
+def merge_model(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> Any:
     """The model again; a fresh one at each call, so that it can be merged inside a traced function."""
     return nnx.merge(graphdef, nnx.State(_keyed(params)), nnx.State(_keyed(batch_stats)), copy=True)
 

@@ -1,7 +1,17 @@
 """Runs: the directory, the model that it describes, its history, its checkpoints. Knows no training."""
 
-from resnext_jax.runs.checkpoints import Checkpoints, Which, read_best
-from resnext_jax.runs.directory import CONFIG, check_free, read_config, read_spec, start, write_config
+from resnext_jax.runs.checkpoints import Checkpoints, Damaged, NotSaved, Saved, Which, read_best
+from resnext_jax.runs.directory import (
+    CONFIG,
+    SUMMARY,
+    claim,
+    is_run,
+    read_config,
+    read_spec,
+    saved_steps,
+    start,
+    write_config,
+)
 from resnext_jax.runs.history import (
     Monitor,
     Row,
@@ -17,19 +27,25 @@ from resnext_jax.runs.spec import ModelSpec
 
 __all__ = [
     "CONFIG",
+    "SUMMARY",
     "Checkpoints",
+    "Damaged",
     "ModelSpec",
     "Monitor",
+    "NotSaved",
     "Row",
+    "Saved",
     "Which",
     "best_row",
-    "check_free",
+    "claim",
+    "is_run",
     "monitored",
     "rank",
     "read_best",
     "read_config",
     "read_history",
     "read_spec",
+    "saved_steps",
     "start",
     "to_json",
     "write_config",

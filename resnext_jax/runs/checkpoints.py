@@ -1,10 +1,15 @@
-"""Checkpoints of a run, kept by Orbax: the latest and the best.
+"""Checkpoints of a run: the latest and the best, written by Orbax, each with checksums and read by itself.
 
 A checkpoint has three items: `model` (params, batch_stats), `optimizer` (all else of the training state) and
-`meta` (JSON: all that is needed to rebuild the model and to resume). Everything is saved as host arrays, so
-that a checkpoint can be restored on any number of devices and hosts. This file knows plain trees only.
+`meta` (JSON: all that is needed to rebuild the model and to resume), and, if its epoch was validated,
+`metrics`. Everything is saved as host arrays, so that a checkpoint can be restored on any number of devices
+and hosts. This file knows plain trees only.
 """
 
+import json
+import logging
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +18,39 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from resnext_jax.errors import BadInput
 from resnext_jax.models import Tree
-from resnext_jax.runs.directory import CHECKPOINTS
+from resnext_jax.runs.directory import CHECKPOINTS, DAMAGED, FORMAT, read_meta, saved_steps
 from resnext_jax.runs.history import rank
+from resnext_jax.runs.seal import SEAL, Damaged, seal, verify
 
 Which = Literal["best", "latest"]
 ITEMS = ("model", "optimizer", "meta")
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""In the name of what Orbax has not written to the end."""
+
+logger = logging.getLogger(__name__)
+
+
+class NotSaved(OSError):
+    """A checkpoint could not be written; those from before are untouched."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What predicting needs of a checkpoint.
+
+    Args:
+        step: training steps behind it.
+        which: "best" or "latest"; another one than was asked for if that is damaged.
+        model: `params` and `batch_stats`, as host arrays.
+        meta: the JSON item.
+    """
+
+    step: int
+    which: Which
+    model: Tree
+    meta: dict[str, Any]
 
 
 class Checkpoints:
@@ -33,31 +65,30 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, write: bool = False):
-        self.directory = directory / CHECKPOINTS
-        if not write and not self.directory.is_dir():
+        self.directory, self.folder = directory, directory / CHECKPOINTS
+        if not write and not self.folder.is_dir():
             raise FileNotFoundError(f"{directory}: no run directory here (it has no folder {CHECKPOINTS}/)")
-        keep = checkpoint_managers
-        newest, best = (
-            keep.LatestN(1),
-            keep.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False),
-        )
-        options = ocp.CheckpointManagerOptions(
-            best_fn=rank,
-            preservation_policy=keep.AnyPreservationPolicy([newest, best]) if write else None,
-            create=write,
-            read_only=not write,
-        )
-        self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options, item_names=ITEMS)
+        self._manager: ocp.CheckpointManager | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not KeyboardInterrupt:  # which is not to wait; the writer goes on by itself
+            self.close()
 
     def close(self) -> None:
-        """Wait for what is being written, then let go."""
-        self._manager.close()
+        """Wait for what is being written, then let go.
+
+        Raises:
+            NotSaved: it could not be written.
+        """
+        try:
+            self._wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
 
     def save(
         self,
@@ -75,17 +106,28 @@ class Checkpoints:
             optimizer: all else that is restored to resume, on any devices.
             meta: JSON values.
             metrics: those that `rank` orders by; None within an epoch: such a checkpoint is never the best.
+
+        Raises:
+            NotSaved: there is no room for it, or the one before could not be written.
         """
-        if step in self._manager.all_steps():
+        self._wait()
+        if step in saved_steps(self.directory):
             return
         # A copy: the writer works on in the background, and the next step reuses the state's memory.
         model, optimizer = jax.tree.map(lambda x: np.array(x, copy=True), (model, optimizer))
+        self._check_room(model, optimizer)
         args = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             optimizer=ocp.args.StandardSave(optimizer),
-            meta=ocp.args.JsonSave(meta),
+            meta=ocp.args.JsonSave({"format": FORMAT} | meta),
         )
-        self._manager.save(step, args=args, metrics=metrics)
+        if self._manager is None:
+            self._clear_unfinished()
+            self._manager = self._make_manager()
+        try:
+            self._manager.save(step, args=args, metrics=metrics)
+        except (ValueError, OSError) as error:
+            raise self._not_saved(error) from None
 
     def step_of(self, which: Which) -> int:
         """Step of the best or the latest checkpoint; of the latest if none was validated.
@@ -93,33 +135,214 @@ class Checkpoints:
         Raises:
             FileNotFoundError: nothing was saved yet.
         """
-        step = self._manager.best_step() if which == "best" else None
-        step = self._manager.latest_step() if step is None else step
-        if step is None:
-            raise FileNotFoundError(f"{self.directory}: no checkpoint was saved here")
-        return step
+        return self._candidates(which)[0][0]
+
+    def read(self, which: Which) -> Saved:
+        """The best or the latest checkpoint. If it is damaged, the next that is whole, and a warning says so.
+
+        Raises:
+            FileNotFoundError: nothing was saved yet.
+            Damaged: no checkpoint is whole.
+        """
+        errors = []
+        for step, kind in self._candidates(which):
+            try:
+                saved = Saved(step, kind, self.read_model(step), self.read_meta(step))
+            except Damaged as error:
+                errors.append(str(error))
+                continue
+            if errors:
+                logger.warning(
+                    "%s; taking the checkpoint of step %d, the %s that is whole", errors[0], step, kind
+                )
+            return saved
+        raise Damaged(f"{self.folder}: no checkpoint is whole: {'; '.join(errors)}")
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """The JSON item."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        """The JSON item.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
+        verify(self.folder / str(step), "meta")
+        try:
+            return read_meta(self.directory, step)
+        except BadInput as error:
+            raise Damaged(str(error)) from None
 
     def read_model(self, step: int) -> Tree:
-        """`params` and `batch_stats`, as host arrays."""
-        args = ocp.args.Composite(model=ocp.args.StandardRestore())
-        return self._manager.restore(step, args=args)["model"]
+        """`params` and `batch_stats`, as host arrays.
+
+        Raises:
+            Damaged: they cannot be read.
+        """
+        return self._read_item(step, "model")
 
     def read_state(self, step: int, model: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
         """Both trees, as host arrays; the arguments give their structure, on any devices.
 
         Raises:
-            ValueError: the checkpoint has other shapes.
+            Damaged: they cannot be read.
+            BadInput: the checkpoint has other arrays.
         """
-        model, optimizer = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (model, optimizer))
-        args = ocp.args.Composite(
-            model=ocp.args.StandardRestore(model), optimizer=ocp.args.StandardRestore(optimizer)
+        like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), {"model": model, "optimizer": optimizer})
+        verify(self.folder / str(step), *like)
+        try:
+            trees = [self._read_item(step, item, tree) for item, tree in like.items()]
+        except Damaged as error:
+            if not (self.folder / str(step) / SEAL).exists():
+                raise
+            raise BadInput(f"{error}: the files are whole, but hold another model or optimiser") from None
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (trees, list(like.values()))]
+        if shapes[0] != shapes[1]:
+            raise BadInput(f"{self.folder / str(step)}: holds another model or optimiser, of other shapes")
+        return trees[0], trees[1]
+
+    def resume(self, model: Tree, optimizer: Tree) -> tuple[int, dict[str, Any], Tree, Tree]:
+        """The newest checkpoint that is whole, to go on from. Damaged ones are moved to `damaged/`.
+
+        Args:
+            model: gives the structure of what is read, on any devices.
+            optimizer: likewise.
+
+        Returns:
+            Step, JSON item, and both trees as host arrays.
+
+        Raises:
+            FileNotFoundError: nothing was saved yet.
+            Damaged: no checkpoint is whole; all stay where they are.
+            BadInput: the checkpoint has other arrays.
+        """
+        damaged: dict[int, Damaged] = {}
+        found = None
+        for step, _ in self._candidates("latest"):
+            try:
+                if found is None:
+                    found = step, self.read_meta(step), *self.read_state(step, model, optimizer)
+                self.check(step)
+            except Damaged as error:
+                damaged[step] = error
+                found = None if found and found[0] == step else found
+        if found is None:
+            raise Damaged(f"{self.folder}: no checkpoint is whole: {'; '.join(map(str, damaged.values()))}")
+        for step, error in damaged.items():
+            if jax.process_index() == 0:
+                logger.warning("%s; moved to %s", error, self._set_aside(step))
+        return found
+
+    def check(self, step: int) -> None:
+        """Check what others than resuming need of a checkpoint: model, JSON, metrics.
+
+        Raises:
+            Damaged: something is missing or wrong.
+        """
+        self.read_meta(step)
+        self.read_model(step)
+        self._metrics(step)
+
+    def _set_aside(self, step: int) -> Path:
+        """Move a damaged checkpoint to the folder `damaged/`; returns where it lies now."""
+        folder = self.directory / DAMAGED
+        folder.mkdir(exist_ok=True)
+        target = folder / str(step)
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        (self.folder / str(step)).rename(target)
+        return target
+
+    def _candidates(self, which: Which) -> list[tuple[int, Which]]:
+        """Steps in the order in which they are to be tried, the wanted one first."""
+        steps = saved_steps(self.directory)
+        if not steps:
+            raise FileNotFoundError(f"{self.folder}: no checkpoint was saved here")
+        latest = [(step, "latest") for step in steps]
+        if which == "latest":
+            return latest
+        ranked = {step: rank(metrics) for step in steps if (metrics := self._known_metrics(step))}
+        best = [(max(ranked, key=ranked.__getitem__), "best")] if ranked else []
+        return best + [(step, kind) for step, kind in latest if (step, "best") not in best]
+
+    def _known_metrics(self, step: int) -> dict[str, float] | None:
+        try:
+            return self._metrics(step)
+        except Damaged as error:
+            logger.warning("%s; it does not count as the best", error)
+            return None
+
+    def _metrics(self, step: int) -> dict[str, float] | None:
+        """What a checkpoint was ranked by; None if its epoch was not validated."""
+        path = self.folder / str(step) / "metrics" / "metrics"
+        verify(self.folder / str(step), "metrics")
+        if not path.parent.exists():
+            return None
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            rank(metrics)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Damaged(f"{path}: damaged ({error!r})") from None
+        return metrics
+
+    def _read_item(self, step: int, item: str, like: Tree | None = None) -> Tree:
+        path = self.folder / str(step) / item
+        verify(path.parent, item)
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                return reader.restore(path.resolve(), like)
+        except (PermissionError, MemoryError):
+            raise
+        except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
+            reason = str(error).splitlines() or [repr(error)]
+            raise Damaged(f"{path}: damaged ({reason[0]})") from None
+
+    def _make_manager(self) -> ocp.CheckpointManager:
+        keep = checkpoint_managers
+        newest = keep.LatestN(1)
+        best = keep.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            best_fn=rank,
+            preservation_policy=keep.AnyPreservationPolicy([newest, best]),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
         )
-        items = self._manager.restore(step, args=args)
-        return items["model"], items["optimizer"]
+        return ocp.CheckpointManager(self.folder.resolve(), options=options, item_names=ITEMS)
+
+    def _seal(self) -> None:
+        """Write the checksums of the checkpoint that is about to get its name, in the writer's thread."""
+        if jax.process_index() == 0:
+            for folder in self.folder.glob(f"*{UNFINISHED}*"):
+                seal(folder)
+
+    def _wait(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        try:
+            if self._manager is not None:
+                self._manager.wait_until_finished()
+        except (ValueError, OSError) as error:
+            raise self._not_saved(error) from None
+
+    def _check_room(self, *trees: Tree) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + (1 << 20)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise NotSaved(
+                f"{self.folder}: no space left for a checkpoint: it takes {needed / 2**20:,.0f} MiB, "
+                f"{free / 2**20:,.0f} MiB are free"
+            )
+
+    def _not_saved(self, error: Exception) -> NotSaved:
+        """What went wrong, after clearing away what was half written."""
+        # The manager counts what it could not write: a new one looks at the disk again.
+        self._manager = None
+        self._clear_unfinished()
+        said = str(error).splitlines() or [repr(error)]
+        no_space = "RESOURCE_EXHAUSTED" in said[0] or "No space" in said[0]
+        return NotSaved(f"{self.folder}: {'no space left for a checkpoint' if no_space else said[0]}")
+
+    def _clear_unfinished(self) -> None:
+        """Remove what a save that failed, or a process that died in one, left behind."""
+        if jax.process_index() == 0:
+            for folder in self.folder.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_best(directory: Path) -> tuple[int, Tree, dict[str, Any]]:
@@ -133,7 +356,8 @@ def read_best(directory: Path) -> tuple[int, Tree, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no checkpoint there.
+        Damaged: no checkpoint is whole.
     """
     with Checkpoints(directory) as checkpoints:
-        step = checkpoints.step_of("best")
-        return step, checkpoints.read_model(step), checkpoints.read_meta(step)
+        saved = checkpoints.read("best")
+    return saved.step, saved.model, saved.meta

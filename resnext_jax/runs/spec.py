@@ -71,7 +71,10 @@ class ModelSpec:
                 name, dtype = values["config"]["model"], values["config"]["dtype"]
                 return cls(name, get_config(name), classes, preprocessing, dtype)
             model = values["model"]
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in model["architecture"].items()}
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in model["architecture"].items()
+            }
             architecture = ResNetConfig(**fields)
             return cls(
                 model["name"], architecture, classes, preprocessing, model["dtype"], model["in_channels"]

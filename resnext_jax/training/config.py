@@ -1,8 +1,10 @@
 """What a training run is: one frozen record, put together from parts and checked before anything is read."""
 
-from dataclasses import dataclass
+import re
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from resnext_jax.data import DataConfig
 from resnext_jax.data.augment import AugmentConfig
@@ -10,6 +12,9 @@ from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, GoesWith, NotWith, Range, shown
 from resnext_jax.models import abstract_model, get_config, split_model, trainable_mask
 from resnext_jax.runs import CONFIG, Monitor, read_config
+
+RUNS = Path("checkpoints")
+"""Where runs go that are not told where to go."""
 
 MOST_EPOCHS = 1_000_000
 MOST_SEED = 2**32 - 1
@@ -74,8 +79,9 @@ class OptimizerConfig(Config):
     """Images in a step, over all devices and hosts."""
     optimizer: Literal["sgd", "adam", "adamw", "lamb"] = "sgd"
     """sgd and adam add the weight decay to the gradient (as torch does); adamw and lamb decouple it."""
-    lr: Annotated[float, Range(above=0, most=100)] = 0.1
-    """Highest learning rate."""
+    lr: Annotated[float | None, Range(above=0, most=100)] = None
+    """Highest learning rate (default: for sgd 0.1 for a batch of 256, in proportion to the batch; 0.001 for
+    adam and adamw; 0.005 for lamb)."""
     head_lr: Annotated[float | None, Range(above=0, most=100)] = None
     """Learning rate of the head `fc`, under the same schedule (default: lr)."""
     momentum: Annotated[float, Range(least=0, below=1), GoesWith("optimizer", "sgd")] = 0.9
@@ -108,6 +114,13 @@ class OptimizerConfig(Config):
         if self.nesterov and self.momentum == 0:
             raise BadInput("nesterov=True with momentum=0: expected a momentum above 0")
 
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate: `lr`, or the default for optimiser and batch."""
+        if self.lr is not None:
+            return self.lr
+        return {"sgd": 0.1 * self.batch_size / 256, "lamb": 0.005}.get(self.optimizer, 0.001)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Config):
@@ -129,7 +142,7 @@ class ScheduleConfig(Config):
     """Epochs without a lower validation loss before `plateau` reduces the rate."""
     plateau_min_delta: Annotated[float, Range(least=0), GoesWith("schedule", "plateau")] = 1e-4
     """By how much the validation loss must fall to count as lower."""
-    min_lr: Annotated[float, Range(least=0, below="lr"), GoesWith("schedule", "cosine", "plateau")] = 0.0
+    min_lr: Annotated[float, Range(least=0), GoesWith("schedule", "cosine", "plateau")] = 0.0
     """Rate at which schedule `cosine` ends, and below which `plateau` does not go."""
 
     def check(self) -> None:
@@ -167,23 +180,27 @@ class RunConfig(Config):
     """Stop when the best epoch is this many epochs back. Evaluation, prediction and export use the best."""
     seed: Annotated[int, Range(least=0, most=MOST_SEED)] = 0
     """Seed of the initial weights, the order of the images and the augmentation."""
-    out: Annotated[Path, Free()] = Path("checkpoints/run")
-    """Run directory: configuration, history, checkpoints, curves."""
+    out: Annotated[Path | None, Free()] = None
+    """Run directory: configuration, history, checkpoints, curves (default: named after data, model and time,
+    in checkpoints/)."""
     resume: Annotated[bool, Free(), NotWith("overwrite")] = False
-    """Go on where the run in `out` stopped; settings that are not given are the run's own."""
+    """Go on where the run in `out` stopped; settings that are not given are the run's own. If nothing was
+    saved there yet, start from the beginning."""
     overwrite: Annotated[bool, Free()] = False
     """Replace the run in `out`."""
     save_minutes: Annotated[float, Range(above=0), Free()] = 10.0
     """Save this often within an epoch too, so that long epochs survive a dead machine."""
+    on_save_error: Annotated[Literal["stop", "continue"], Free()] = "stop"
+    """If a checkpoint cannot be written, as on a full disk: stop; or continue, and try again at the next."""
+    on_nan: Annotated[Literal["stop", "skip"], Free()] = "stop"
+    """If the loss or the gradient of a step is not finite: stop; or skip the step, at most 10 times in a
+    row."""
     tensorboard: Annotated[bool, Free()] = False
-    """Write TensorBoard's event files to `tensorboard/` in the run directory (the command does; in Python
-    give `fit` the writer `reports.tensorboard.TensorBoard()`)."""
+    """Write TensorBoard's event files to `tensorboard/` in the run directory."""
     wandb: Annotated[bool, Free()] = False
-    """Log settings and metrics to Weights & Biases, as WANDB_MODE and its other variables say (the command
-    does; in Python give `fit` the writer `reports.trackers.WandB()`)."""
+    """Log settings and metrics to Weights & Biases, as WANDB_MODE and its other variables say."""
     mlflow: Annotated[bool, Free()] = False
-    """Log settings and metrics to MLflow, where MLFLOW_TRACKING_URI says (the command does; in Python give
-    `fit` the writer `reports.trackers.MLflow()`)."""
+    """Log settings and metrics to MLflow, where MLFLOW_TRACKING_URI says."""
     devices: Annotated[int | None, Range(least=1), Free()] = None
     """Use only this many devices of each host (default: all)."""
     distributed: Annotated[bool, Free()] = False
@@ -212,6 +229,14 @@ class TrainConfig(
                 message names them.
         """
         super().check()
+        if self.resume and self.out is None:
+            raise BadInput("resume=True without out: expected the directory of the run to go on with")
+        if self.distributed and self.out is None:
+            raise BadInput("distributed=True without out: expected a directory that all processes share")
+        if self.min_lr >= self.peak_lr:
+            raise BadInput(
+                f"{shown(self, 'min_lr')}: expected less than the learning rate, lr={self.peak_lr}"
+            )
         if self.pad_crop >= self.image_size:
             raise BadInput(f"{shown(self, 'pad_crop')}: expected less than image_size={self.image_size}")
         if self.class_weights is not None and (self.mixup or self.cutmix):
@@ -223,6 +248,21 @@ class TrainConfig(
             trained = trainable_mask(split_model(abstract_model(self.model))[1], self.freeze)
             if self.head_lr is not None and not any(trained["fc"].values()):
                 raise BadInput(f"{shown(self, 'head_lr')} with a frozen head: leave fc out of freeze")
+
+    def resolved(self) -> Self:
+        """The same run with its learning rate and its directory named, if it leaves them open."""
+        return replace(self, lr=self.peak_lr, out=self.out or self._own_directory())
+
+    def _own_directory(self) -> Path:
+        data = self.data.removeprefix("tfds:")
+        data = data.replace("/", "-") if data != self.data else Path(data).resolve().stem
+        name = f"{data}_{self.model}_{time.strftime('%Y%m%d-%H%M%S')}"
+        wanted = path = RUNS / re.sub(r"[^\w.-]+", "-", name)
+        count = 1
+        while path.exists():
+            count += 1
+            path = wanted.with_name(f"{wanted.name}_{count}")
+        return path
 
 
 def saved_config(directory: Path) -> TrainConfig:

@@ -25,7 +25,7 @@ def lr_scale(config: TrainConfig, history: list[Row]) -> float:
             continue
         waited += 1
         if waited == config.plateau_patience:
-            scale, waited = max(scale * config.plateau_factor, config.min_lr / config.lr), 0
+            scale, waited = max(scale * config.plateau_factor, config.min_lr / config.peak_lr), 0
     return scale
 
 

@@ -1,8 +1,12 @@
 """The training loop: a configuration in; a run directory with the best and the latest checkpoint out."""
 
-import shlex
+import contextlib
+import json
+import logging
+import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,13 @@ from resnext_jax.devices import (
     DataParallel,
     agreed,
     enable_compilation_cache,
+    failing_together,
     join_processes,
     peak_memory_gib,
 )
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import Evaluator, mean_metrics, means
+from resnext_jax.models import trainable_mask
 from resnext_jax.runs import Row, best_row, monitored
 from resnext_jax.storage import write_whole
 from resnext_jax.training.config import TrainConfig, saved_config
@@ -32,6 +38,9 @@ from resnext_jax.training.stopping import Interrupted, StopRequest
 from resnext_jax.training.trainer import Trainer
 
 SAMPLES = 16  # augmented images shown to writers
+SHOWN = 20  # names of classes in the first lines
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,50 +61,66 @@ class FitResult:
 def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = False) -> FitResult:
     """Train a classifier, keeping the best and the latest state.
 
+    JAX's compilation cache is turned on for the whole process, in the user's cache directory, unless it is
+    set already.
+
     Args:
         config: the run.
-        writers: called after every epoch, beside the CSV and JSONL that are always written.
+        writers: called after every epoch, once it is saved, beside the CSV and JSONL that are always written.
         quiet: print nothing.
 
     Returns:
         History and summary; the run directory holds everything else.
 
     Raises:
-        ValueError: bad configuration or data; nothing was written.
+        BadInput: bad configuration or data; nothing was written.
         FileNotFoundError: missing data, weights or, with `resume`, run; nothing was written.
         FloatingPointError: the loss stopped being finite; the checkpoints from before are kept.
-        Interrupted: SIGINT or SIGTERM came; the state was saved, and the message says how to go on.
+        OSError: a checkpoint or the history could not be written, as on a full disk.
+        Interrupted: a signal came; the state was saved, and the message says where.
+        KeyboardInterrupt: it came before the first step, or twice.
     """
     config.check()
     if config.distributed:
         join_processes()
     enable_compilation_cache()
+    started = time.perf_counter()
     parallel = DataParallel(config.devices)
     primary = jax.process_index() == 0
     console = Console(quiet or not primary)
-    if config.resume:
-        _check_resumable(config)
-    elif primary:
-        runs.check_free(config.out, overwrite=config.overwrite)
+    with ExitStack() as stack:
+        with failing_together():
+            resuming = config.resume and _is_resumable(config)
+            config = config.resolved()
+            if resuming and (result := _finished_before(config)):
+                console.line(
+                    f"{config.out} is finished: {len(result.history)} epochs; more epochs go on with it"
+                )
+                return result
+            if primary:
+                claimed = runs.claim(config.out, resume=config.resume, overwrite=config.overwrite)
+                stack.enter_context(claimed)
+            prepared = prepare(config, parallel.global_count, console, resuming=resuming)
+        trainer = Trainer(*prepared, parallel)
+        del prepared  # the initial state, whose place the trainer's takes
+        setup = trainer.setup
+        if resuming:
+            with runs.Checkpoints(config.out) as checkpoints:
+                trainer.restore(checkpoints)
+        _announce(trainer, resuming, console)
+        if not _finished(config, trainer.history):
+            trainer.start()
+            console.line(f"compiled the training step in {trainer.compile_seconds:.1f} s")
+        if primary:
+            _begin_directory(setup, resuming)
 
-    setup = prepare(config, parallel, console)
-    trainer = Trainer(setup, parallel)
-    evaluate = Evaluator(setup.eval_graphdef, setup.spec.preprocessing.normalize, parallel)
-    if config.resume:
-        with runs.Checkpoints(config.out) as checkpoints:
-            trainer.restore(checkpoints)
-    if primary:
-        _begin_directory(setup)
-        _write_bad_images(setup)
-    _announce(setup, trainer, parallel, console)
+            _write_bad_images(setup)
 
-    started = time.perf_counter()
-    if not _finished(trainer):
-        trainer.start()
-        console.line(f"compiled the training step in {trainer.compile_seconds:.1f} s")
-    with runs.Checkpoints(config.out, write=True) as checkpoints, StopRequest() as stop:
+        evaluate = Evaluator(setup.eval_graphdef, setup.spec.preprocessing.normalize, parallel)
+        checkpoints = stack.enter_context(runs.Checkpoints(config.out, write=True))
+        stop = stack.enter_context(StopRequest())
         saved = time.monotonic()
-        while not _finished(trainer):
+        while not _finished(config, trainer.history):
             name = f"epoch {len(trainer.history) + 1}/{config.epochs}"
             with console.task(name, setup.steps_per_epoch) as update:
                 for done in trainer.epoch():
@@ -103,45 +128,78 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
                     due = agreed(time.monotonic() - saved > 60 * config.save_minutes, trainer.step)
                     stopping = stop.requested(trainer.step)
                     if trainer.in_epoch and (due or stopping):
-                        trainer.save(checkpoints)
+                        _save(trainer, checkpoints, must=stopping)
                         saved = time.monotonic()
                     if trainer.in_epoch and stopping:
                         raise _interrupted(trainer, stop.signum)
 
             labels, log_probabilities, row = _validate(trainer, evaluate, console)
+            if not math.isfinite(row["val_loss"]):
+                trainer.diverged(f"the validation loss is {row['val_loss']}")
             trainer.end_epoch(row, lr_scale(config, [*trainer.history, row]))
-            trainer.save(checkpoints, monitored(row, config.monitor))
+            stopping = stop.requested(trainer.step)
+            _save(trainer, checkpoints, monitored(row, config.monitor), must=stopping)
             saved = time.monotonic()
             console.line(_summary_line(row, config, best=best_row(trainer.history, config.monitor) is row))
             if primary:
-                runs.write_history(config.out, trainer.history)
                 for write in writers:
                     write(_progress(trainer, labels, log_probabilities))
                 _write_bad_images(setup)
-            if stop.requested(trainer.step) and not _finished(trainer):
+            if stopping and not _finished(config, trainer.history):
                 raise _interrupted(trainer, stop.signum)
 
-    best = best_row(trainer.history, config.monitor)
-    if len(trainer.history) < config.epochs:
-        console.line(f"stopped early: no better epoch than {best['epoch']} in {config.early_stop}")
-    summary = _summary(trainer, best, time.perf_counter() - started)
-    if primary:
-        runs.write_json(config.out / "summary.json", summary)
+        best = best_row(trainer.history, config.monitor)
+        if len(trainer.history) < config.epochs:
+            console.line(f"stopped early: no better epoch than {best['epoch']} in {config.early_stop}")
+        checkpoints.close()
+        summary = _summary(trainer, best, time.perf_counter() - started)
+        if primary:
+            runs.write_history(config.out, trainer.history)
+            runs.write_json(config.out / runs.SUMMARY, summary)
     return FitResult(config.out, trainer.history, summary)
 
 
-def _check_resumable(config: TrainConfig) -> None:
-    if different := config.changes(saved_config(config.out)):
-        raise BadInput(
-            f"out={config.out}: the run to resume has other settings ({'; '.join(different)}); leave them "
-            "out, or start a new run"
+def _is_resumable(config: TrainConfig) -> bool:
+    """Whether a checkpoint was saved that a run may go on from; otherwise it starts from the beginning.
+
+    Raises:
+        FileNotFoundError: there is no run, and no setting says what else to do.
+        BadInput: the run was configured in another way.
+    """
+    saved = runs.saved_steps(config.out)
+    if saved or (config.out / runs.CONFIG).is_file():
+        if different := config.resolved().changes(saved_config(config.out)):
+            raise BadInput(
+                f"out={config.out}: the run to resume has other settings ({'; '.join(different)}); leave "
+                "them out, or start a new run"
+            )
+    elif not config.changes(TrainConfig()):
+        raise FileNotFoundError(
+            f"out={config.out}: no run here to resume; give the settings of a run that is to start here"
         )
+    if not saved:
+        logger.warning("out=%s: nothing was saved there yet; starting from the beginning", config.out)
+    return bool(saved)
 
 
-def _begin_directory(setup: Setup) -> None:
-    """Write what the run is to its directory, in the place of an older run unless it is resumed."""
+def _finished_before(config: TrainConfig) -> FitResult | None:
+    """The result of a run that was finished by an earlier process."""
+    with contextlib.suppress(runs.Damaged, OSError, ValueError), runs.Checkpoints(config.out) as checkpoints:
+        history = checkpoints.read_meta(checkpoints.step_of("latest"))["history"]
+        summary = json.loads((config.out / runs.SUMMARY).read_text(encoding="utf-8"))
+        if _finished(config, history) and summary["epochs"] == len(history):
+            return FitResult(config.out, history, summary)
+    return None
+
+
+def _finished(config: TrainConfig, history: list[Row]) -> bool:
+    return len(history) >= config.epochs or stops_early(config, history)
+
+
+def _begin_directory(setup: Setup, resuming: bool) -> None:
+    """Write what the run is to its directory, in the place of an older run unless that goes on."""
     config = setup.config
-    if config.resume:
+    if resuming:
         before = runs.read_config(config.out)
         runs.write_config(config.out, setup.spec, config.to_dict(), setup.fingerprint.summary, resumed=before)
     else:
@@ -155,31 +213,62 @@ def _write_bad_images(setup: Setup) -> None:
         write_whole(setup.config.out / "bad_images.txt", "".join(f"{printable(r)}\n" for r in bad.values()))
 
 
-def _finished(trainer: Trainer) -> bool:
-    config = trainer.setup.config
-    return len(trainer.history) >= config.epochs or stops_early(config, trainer.history)
-
-
-def _announce(setup: Setup, trainer: Trainer, parallel: DataParallel, console: Console) -> None:
-    config = setup.config
+def _announce(trainer: Trainer, resuming: bool, console: Console) -> None:
+    setup, parallel = trainer.setup, trainer.parallel
+    config, classes = setup.config, setup.spec.classes
     console.line(
         f"{config.model} on {config.data}: {len(setup.train_images)} training and "
-        f"{len(setup.val_images)} validation images of {len(setup.spec.classes)} classes, "
-        f"{setup.steps_per_epoch} steps an epoch, "
-        f"{parallel.global_count} x {parallel.devices[0].device_kind}"
+        f"{len(setup.val_images)} validation images, {setup.steps_per_epoch} steps an epoch, "
+        f"{parallel.global_count} x {parallel.devices[0].device_kind}, in {config.out}"
     )
+    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    console.line(f"{len(classes)} classes: {', '.join(classes[:SHOWN])}{more}")
+    console.line(
+        f"{config.optimizer}, batches of {config.batch_size}, learning rate {config.lr:g}, "
+        f"schedule {config.schedule}, {config.epochs} epochs"
+    )
+    if setup.chosen_on_test:
+        console.line(
+            "no validation split: epochs are validated, and the best is chosen, on the test split, so its "
+            "accuracy there is too high"
+        )
     if config.freeze:
-        console.line(f"trained: {setup.trained:,} of {setup.parameters:,} parameters")
-    if config.resume:
+        mask = trainable_mask(trainer.state.params, config.freeze)
+        sizes = jax.tree.map(lambda leaf: leaf.size, trainer.state.params)
+        trained = jax.tree.map(lambda size, is_trained: size * is_trained, sizes, mask)
+        console.line(
+            f"trained: {sum(jax.tree.leaves(trained)):,} of {sum(jax.tree.leaves(sizes)):,} parameters"
+        )
+    if resuming:
         console.line(f"resuming after {trainer.step} steps, in epoch {len(trainer.history) + 1}")
+
+
+def _save(
+    trainer: Trainer,
+    checkpoints: runs.Checkpoints,
+    metrics: dict[str, float] | None = None,
+    *,
+    must: bool,
+) -> None:
+    """Save a checkpoint and, after an epoch, the history; go on without, if the run is to and we need not."""
+    config = trainer.setup.config
+    try:
+        trainer.save(checkpoints, metrics)
+        if metrics is not None and jax.process_index() == 0:
+            runs.write_history(config.out, trainer.history)
+    except OSError as error:
+        if must or config.on_save_error == "stop":
+            raise
+        logger.warning("%s; training goes on, and saves again later", error)
 
 
 def _interrupted(trainer: Trainer, signum: int) -> Interrupted:
     config = trainer.setup.config
     return Interrupted(
         signum,
-        f"saved after {trainer.step} steps, in epoch {len(trainer.history) + 1} of {config.epochs}; "
-        f"go on with: resnext-jax train --resume --out {shlex.quote(str(config.out))}",
+        f"saved after {trainer.step} steps, in epoch {len(trainer.history) + 1} of {config.epochs}, in "
+        f"{config.out}",
+        config.out,
     )
 
 
@@ -194,7 +283,11 @@ def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[
     lr = make_schedule(config, setup.steps_per_epoch)(trainer.step - 1)
     row: Row = {"epoch": len(trainer.history) + 1, "step": trainer.step}
     row["lr"] = float(lr) * lr_scale(config, trainer.history)
-    row |= {f"train_{name}": value for name, value in means(trainer.sums).items()}
+    trained = means({name: total for name, total in trainer.sums.items() if name != "skipped"})
+    row["grad_norm"] = trained.pop("grad_norm")
+    if config.on_nan == "skip":
+        row["skipped_steps"] = int(trainer.sums["skipped"])
+    row |= {f"train_{name}": value for name, value in trained.items()}
     row |= {f"val_{name}": v for name, v in mean_metrics(log_probabilities, labels).items()}
     row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
     speed = config.batch_size * setup.steps_per_epoch / trainer.epoch_seconds
@@ -239,6 +332,7 @@ def _summary(trainer: Trainer, best: Row, seconds: float) -> dict[str, Any]:
         "epochs": len(trainer.history),
         "train_images": len(setup.train_images),
         "val_images": len(setup.val_images),
+        "validated_on": "test" if setup.chosen_on_test else "val",
         # The rest is of the last process that worked on the run.
         "seconds": round(seconds, 1),
         "compile_seconds": round(trainer.compile_seconds, 1),

@@ -61,7 +61,7 @@ def class_weights(
     """
     if wanted is None:
         return None
-    if wanted == "balanced":
+    if isinstance(wanted, str):  # "balanced"
         return balanced_weights(labels, len(classes))
     if len(wanted) != len(classes):
         raise BadInput(

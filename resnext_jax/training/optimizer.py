@@ -14,18 +14,20 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate as a function of the step, counted from 0; under `plateau`, before it is reduced."""
     total, warmup = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
     if config.schedule == "onecycle":
-        return _onecycle(config.lr, total)
+        return _onecycle(config.peak_lr, total)
     if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(config.lr, total - warmup, alpha=config.min_lr / config.lr)
+        after = optax.cosine_decay_schedule(
+            config.peak_lr, total - warmup, alpha=config.min_lr / config.peak_lr
+        )
     else:
         # Without milestones, the constant schedule. Counted from the end of the warm-up.
         within = (milestone for milestone in config.milestones if milestone < config.epochs)
         drops = {milestone * steps_per_epoch - warmup: 0.1 for milestone in within}
-        after = optax.piecewise_constant_schedule(config.lr, drops)
+        after = optax.piecewise_constant_schedule(config.peak_lr, drops)
     if not warmup:
         return after
     return optax.join_schedules(
-        [optax.linear_schedule(config.lr / warmup, config.lr, warmup - 1), after], [warmup]
+        [optax.linear_schedule(config.peak_lr / warmup, config.peak_lr, warmup - 1), after], [warmup]
     )
 
 
@@ -34,7 +36,7 @@ def _onecycle(lr: float, total: int) -> optax.Schedule:
     first, last = lr / 25, lr / 25 / 1e4
     peak = max(0.3 * total - 1, 0.5)
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: Any) -> jax.Array:
         rising = step < peak
         way = jnp.where(rising, step / peak, (step - peak) / (total - 1 - peak))
         start, end = jnp.where(rising, first, lr), jnp.where(rising, lr, last)
@@ -63,7 +65,7 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     if config.clip_grad_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.clip_grad_norm))
     if config.head_lr is not None:
-        parts.append(optax.masked(optax.scale(config.head_lr / config.lr), _is_head))
+        parts.append(optax.masked(optax.scale(config.head_lr / config.peak_lr), _is_head))
     if not config.freeze:
         return optax.chain(*parts)
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -19,9 +18,9 @@ from resnext_jax.data import (
     steps_per_epoch,
 )
 from resnext_jax.data.augment import Augment, make_augment, make_mix
-from resnext_jax.devices import AXIS, DataParallel
+from resnext_jax.devices import AXIS
 from resnext_jax.errors import BadInput
-from resnext_jax.models import ResNet, freeze_norms, get_config, split_model, trainable_mask
+from resnext_jax.models import ResNet, freeze_norms, get_config, split_model
 from resnext_jax.runs import ModelSpec, read_config, read_spec
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.loss import Loss, class_weights
@@ -33,7 +32,10 @@ from resnext_jax.weights import create_model, is_name, preprocessing
 
 @dataclass(frozen=True)
 class Setup:
-    """A run, ready to start: data in memory, model and optimiser in their initial state."""
+    """All that a run works with: its data, in memory if there is room, the model's structure, the step.
+
+    `chosen_on_test` says that the best epoch is chosen on the test split, for want of a validation split.
+    """
 
     config: TrainConfig
     spec: ModelSpec
@@ -42,34 +44,33 @@ class Setup:
     fingerprint: Fingerprint
     steps_per_epoch: int
     eval_graphdef: nnx.GraphDef
-    state: TrainState  # initial, on one device
     augment: Augment
     train_step: TrainStep
-
-    @property
-    def parameters(self) -> int:
-        """Numbers that training could change."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-
-    @property
-    def trained(self) -> int:
-        """Numbers that training does change."""
-        mask = trainable_mask(self.state.params, self.config.freeze)
-        sizes = jax.tree.map(lambda leaf, trained: leaf.size * trained, self.state.params, mask)
-        return sum(jax.tree.leaves(sizes))
+    chosen_on_test: bool
 
 
-def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Setup:
+def prepare(
+    config: TrainConfig, devices: int, console: Console, *, resuming: bool = False
+) -> tuple[Setup, TrainState]:
     """Read the data and build the model of a run; writes nothing.
 
+    Args:
+        config: the run.
+        devices: how many share a batch, over all processes.
+        console: where progress is shown.
+        resuming: the run in `config.out` goes on: the model is as it says, and its checkpoint will take the
+            place of the initial weights.
+
+    Returns:
+        What the run works with, and its initial state.
+
     Raises:
-        ValueError: bad data, or a configuration that the data or the devices do not allow.
+        BadInput: bad data, or a configuration that the data or the devices do not allow.
         FileNotFoundError: missing data or weights.
     """
-    _check_shares(config, parallel.global_count)
+    _check_shares(config, devices)
     dataset = config.open()
-    # A resumed run goes on as it began, also where the weights that it started from are gone.
-    spec = read_spec(config.out) if config.resume else make_spec(config, dataset.classes)
+    spec = read_spec(config.out) if resuming else make_spec(config, dataset.classes)
     if spec.classes != dataset.classes:
         raise BadInput(
             f"data={config.data}: its classes are {', '.join(dataset.classes)}; those of the run in "
@@ -81,18 +82,18 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         config.label_smoothing,
         class_weights(config.class_weights, train.labels, spec.classes),
     )
-    steps_per_epoch(len(train), config.batch_size, parallel.global_count)
+    steps_per_epoch(len(train), config.batch_size, devices)
     sources = {"training": train, "validation": val}
     train_images, val_images = read_images(sources, spec.preprocessing, config, console).values()
     checksums = {"train": train_images.checksums, "val": val_images.checksums}
     fingerprint = Fingerprint.of({"train": train, "val": val}, checksums)
-    if config.resume:
+    if resuming:
         _check_images(config, fingerprint)
-    steps = steps_per_epoch(len(train_images), config.batch_size, parallel.global_count)
+    steps = steps_per_epoch(len(train_images), config.batch_size, devices)
     model = create_model(
-        spec.architecture if config.resume else config.model,
+        spec.architecture if resuming else config.model,
         num_classes=len(dataset.classes),
-        weights=None if config.resume else config.weights,  # a checkpoint takes their place
+        weights=None if resuming else config.weights,
         head="new" if config.new_head else "strict",
         dtype=jnp.dtype(config.dtype),
         zero_init_residual=config.zero_init_residual,
@@ -102,7 +103,7 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
     model.eval()
     eval_graphdef = nnx.graphdef(model)
     train_step, state = prepare_step(config, model, spec.preprocessing.normalize, loss, steps)
-    return Setup(
+    setup = Setup(
         config=config,
         spec=spec,
         train_images=train_images,
@@ -110,10 +111,11 @@ def prepare(config: TrainConfig, parallel: DataParallel, console: Console) -> Se
         fingerprint=fingerprint,
         steps_per_epoch=steps,
         eval_graphdef=eval_graphdef,
-        state=state,
         augment=make_augment(config),
         train_step=train_step,
+        chosen_on_test=dataset.val is dataset.test,
     )
+    return setup, state
 
 
 def _check_images(config: TrainConfig, fingerprint: Fingerprint) -> None:
@@ -154,6 +156,7 @@ def prepare_step(
         frozen=config.freeze,
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
+        skip_nan=config.on_nan == "skip",
     )
     return step, create_state(params, batch_stats, optimizer, config.seed, ema=config.ema_decay is not None)
 

@@ -5,7 +5,7 @@ statistics and metric sums are reduced over the axis here, and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ def make_train_step(
     frozen: Sequence[str] = (),
     accumulate: int = 1,
     ema_decay: float | None = None,
+    skip_nan: bool = False,
 ) -> TrainStep:
     """One step of gradient descent on the global batch.
 
@@ -53,10 +54,13 @@ def make_train_step(
             much less memory; their gradients add up to the batch's. Batch norms in training form differ:
             they normalise each part by itself and move their running statistics once a part.
         ema_decay: of the moving average, for a state that keeps one.
+        skip_nan: leave the state as it is, but for the number of steps, if the loss or the gradient is not
+            finite.
 
     Returns:
         A function `(state, sums, batch) -> (state, sums)`; batch holds this device's `image` uint8
-        [N, H, W, C], `label` int32 [N] and `mask` bool [N].
+        [N, H, W, C], `label` int32 [N] and `mask` bool [N]. Of `zero_sums` and `step_sums` those are added
+        to that the argument has.
     """
 
     def train_step(state: TrainState, sums: Sums, batch: Batch) -> tuple[TrainState, Sums]:
@@ -94,6 +98,8 @@ def make_train_step(
         grads, more_sums = jax.lax.psum((grads, more_sums), AXIS)
         batch_stats = jax.lax.pmean(batch_stats, AXIS)
 
+        norm, old = optax.tree.norm(grads), state
+
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: state.lr_scale * update, updates)
         params = optax.apply_updates(state.params, updates)
@@ -101,11 +107,24 @@ def make_train_step(
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
         )
         if state.ema is not None:
+            assert ema_decay is not None  # the state was created by the same configuration
             model = {"params": params, "batch_stats": batch_stats}
             state = state._replace(ema=update_ema(state.ema, model, state.step, ema_decay))
-        return state, _add(sums, more_sums)
+        more_sums |= {"grad_norm": norm * more_sums["count"], "skipped": jnp.float32(0)}
+        if skip_nan:
+            good = jnp.isfinite(norm) & jnp.isfinite(more_sums["loss"])
+            state = jax.tree.map(partial(jnp.where, good), state, old._replace(step=state.step))
+            more_sums = {name: jnp.where(good, value, 0) for name, value in more_sums.items()}
+            more_sums["skipped"] = jnp.float32(~good)
+        return state, {name: total + more_sums[name] for name, total in sums.items()}
 
     return train_step
+
+
+def step_sums(num_classes: int) -> Sums:
+    """Sums of no steps: those of `zero_sums`, the gradient's norm (times images, as the others, so that its
+    mean is over steps), and the steps that were skipped."""
+    return zero_sums(num_classes) | {"grad_norm": jnp.zeros(()), "skipped": jnp.zeros(())}
 
 
 def _hold(params: Tree, frozen: Sequence[str]) -> Tree:

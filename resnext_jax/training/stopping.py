@@ -1,11 +1,17 @@
 """Stopping on request: a signal is noted, and the loop ends at the next step, after saving."""
 
+import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+# SIGHUP, which Windows does not have: the terminal was closed, or the connection lost.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Interrupted(Exception):
@@ -13,40 +19,54 @@ class Interrupted(Exception):
 
     Args:
         signum: the signal.
-        message: where it stopped and how to go on.
+        message: where it stopped.
+        directory: of the run.
     """
 
-    def __init__(self, signum: int, message: str):
+    def __init__(self, signum: int, message: str, directory: Path):
         super().__init__(message)
-        self.signum = signum
+        self.signum, self.directory = signum, directory
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM while it is entered; the second SIGINT interrupts at once, as usual."""
+    """Notes a signal while it is entered. The second signal does what it would do without us: it ends the
+    process, or raises KeyboardInterrupt.
+
+    Enter it when there is something to save: until then signals end the process at once.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         # Only the main thread may set handlers; a `fit` in another thread is stopped by its caller. In a run
         # of many processes SIGTERM belongs to JAX, which lets all of them stop at the same step.
-        if threading.current_thread() is threading.main_thread():
-            mine = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
-            self._previous = {signum: signal.signal(signum, self._note) for signum in mine}
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+            for signum in SIGNALS:
+                if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup wants SIGHUP to be
+                    self._previous[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum == signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signum = signum
-
     def requested(self, step: int) -> bool:
         """Whether to stop after this step, the same answer in every process."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.signum = signal.SIGTERM
         return self.signum is not None
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is None:
+            self.signum = signum
+            return
+        handler = self._previous[signum]
+        if callable(handler):
+            # A third one must not disturb the ending.
+            signal.signal(signum, signal.SIG_IGN)
+            handler(signum, frame)
+        else:
+            signal.signal(signum, handler)
+            os.kill(os.getpid(), signum)

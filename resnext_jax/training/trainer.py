@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,16 @@ from resnext_jax.console import format_metrics
 from resnext_jax.data import WaitTimer, prefetch_to_device, train_batches
 from resnext_jax.devices import DataParallel
 from resnext_jax.errors import BadInput
-from resnext_jax.inference import Sums, means, zero_sums
+from resnext_jax.inference import Sums, means
 from resnext_jax.runs import Checkpoints, Row
 from resnext_jax.training.setup import Setup
+from resnext_jax.training.state import TrainState
+from resnext_jax.training.step import step_sums
 
 # Steps that the host may be ahead of the devices: enough to keep them busy, few enough to bound memory.
 STEPS_AHEAD = 2
+
+MOST_SKIPPED = 10  # steps in a row
 
 
 class Trainer:
@@ -28,6 +32,7 @@ class Trainer:
 
     Args:
         setup: the run.
+        state: its initial state.
         parallel: devices.
 
     Attributes:
@@ -40,35 +45,36 @@ class Trainer:
         step_seconds: time that the steps of this process took, waiting for data included.
     """
 
-    def __init__(self, setup: Setup, parallel: DataParallel):
+    def __init__(self, setup: Setup, state: TrainState, parallel: DataParallel):
         self.setup, self.parallel = setup, parallel
-        self.state = parallel.replicate(setup.state)
+        self.state = parallel.replicate(state)
         # Kept on the host: reading the step off the state would wait for the devices.
         self.step = 0
         self.history: list[Row] = []
         self.sums: dict[str, float] | None = None
         self.epoch_seconds = self.compile_seconds = self.step_seconds = 0.0
+        self._good_step = self._known_step = 0
         self._waits: WaitTimer = WaitTimer(())
 
     def restore(self, checkpoints: Checkpoints) -> None:
-        """Take up the latest checkpoint.
+        """Take up the newest whole checkpoint.
 
         Raises:
-            FileNotFoundError: nothing was saved.
-            BadInput: the checkpoint is of a run on other images.
+            BadInput: no checkpoint is whole, or it is of a run on other images.
         """
-        step = checkpoints.step_of("latest")
-        meta = checkpoints.read_meta(step)
+        step, meta, model, rest = checkpoints.resume(self.state.model, self.state.rest)
         images, classes = len(self.setup.train_images), list(self.setup.spec.classes)
         if (meta["train_images"], meta["classes"]) != (images, classes):
             raise BadInput(
                 f"out={self.setup.config.out}: the run had {meta['train_images']} training images of "
                 f"{', '.join(meta['classes'])}; now there are {images} of {', '.join(classes)}"
             )
-        model, rest = checkpoints.read_state(step, self.state.model, self.state.rest)
         self.state = self.parallel.replicate(self.state.replaced(model, rest))
         self.step, self.history = step, meta["history"]
         self.sums, self.epoch_seconds = meta["sums"], meta["epoch_seconds"]
+        if self.sums is not None:  # an older version did not note the gradient's norm
+            self.sums = {"grad_norm": math.nan, "skipped": 0.0} | self.sums
+        self._good_step = self._known_step = step
 
     def save(self, checkpoints: Checkpoints, metrics: dict[str, float] | None = None) -> None:
         """Save a checkpoint, once all steps are made and known to be good.
@@ -129,7 +135,7 @@ class Trainer:
             self.step += 1
             ahead.append(self._sums)
             if len(ahead) > STEPS_AHEAD:
-                self._read(ahead.popleft())
+                self._read(ahead.popleft(), self.step - STEPS_AHEAD)
             if self.step == first + steps:
                 self.settle()
             seconds = time.perf_counter() - start
@@ -141,11 +147,25 @@ class Trainer:
         """Wait for the steps that are under way, and make sure that what they left is finite."""
         if self.sums is None and self.step == len(self.history) * self.setup.steps_per_epoch:
             return  # between epochs
-        self._read(self._sums)
+        self._read(self._sums, self.step)
         # A loss can be finite behind parameters that are not: ReLU may turn NaN into 0.
         leaves = jax.tree.leaves((self.state.params, self.state.batch_stats))
         if not all(np.isfinite(leaf.addressable_data(0)).all() for leaf in leaves):
-            self._diverged("a parameter or batch statistic is not finite")
+            self.diverged("a parameter or batch statistic is not finite")
+
+    def diverged(self, what: str, step: int | None = None) -> NoReturn:
+        """Give the run up.
+
+        Raises:
+            FloatingPointError: names the step, by default the last one, and the last good one.
+        """
+        step = self.step if step is None else step
+        config = self.setup.config
+        good = f"; good until step {self._good_step}" if self._good_step else ""
+        raise FloatingPointError(
+            f"{what} at step {step}, in epoch {-(-step // self.setup.steps_per_epoch)}{good}; try a lower lr "
+            f"than {config.lr:g}; checkpoints from before are kept in {config.out}"
+        )
 
     def end_epoch(self, row: Row, lr_scale: float) -> None:
         """Note an epoch that was validated; go on with this part of the schedule's learning rate."""
@@ -172,20 +192,20 @@ class Trainer:
 
     def _replicated_sums(self) -> Any:
         """The sums that the next step adds to."""
-        sums = zero_sums(len(self.setup.spec.classes))
+        sums = step_sums(len(self.setup.spec.classes))
         if self.sums is not None:
             sums = {name: jnp.float32(self.sums[name]) for name in sums}
         return self.parallel.replicate(sums)
 
-    def _read(self, sums: Sums) -> None:
-        """Note the sums of a step, once they are known."""
+    def _read(self, sums: Sums, step: int) -> None:
+        """Note the sums after a step, once they are known."""
+        before = self.sums["skipped"] if self.sums else 0.0
         self.sums = {name: float(value) for name, value in jax.device_get(sums).items()}
         if not math.isfinite(self.sums["loss"]):
-            self._diverged(f"the training loss is {self.sums['loss']}")
-
-    def _diverged(self, what: str) -> None:
-        config = self.setup.config
-        raise FloatingPointError(
-            f"{what} by step {self.step} of epoch {-(-self.step // self.setup.steps_per_epoch)}; "
-            f"try a lower lr than {config.lr}; checkpoints from before are kept in {config.out}"
-        )
+            self.diverged(f"the training loss is {self.sums['loss']}", step)
+        skipped = int(self.sums["skipped"] - before)
+        if skipped < step - self._known_step:
+            self._good_step = step - skipped
+        self._known_step = step
+        if (bad := step - self._good_step) > MOST_SKIPPED:
+            self.diverged(f"the loss or the gradient of {bad} steps in a row is not finite", step)
