@@ -4,7 +4,8 @@ from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import fold_batch_norm, load_run
 from resnext_jax.models import list_models
-from resnext_jax.training import TrainConfig, fit
+from resnext_jax.reports import fit
+from resnext_jax.training import TrainConfig
 from resnext_jax.weights import create_model, load_torch_state_dict, preprocessing, to_torch_state_dict
 
 __all__ = [

@@ -31,7 +31,7 @@ def read_values(directory: Path) -> list[tuple[str, int, object]]:
 def test_events_hold_the_run(small_run):
     config = replace(small_run, epochs=2)
     rj.fit(config, writers=[TensorBoard()], quiet=True)
-    result = rj.fit(replace(config, epochs=3, resume=True), writers=[TensorBoard()], quiet=True)
+    result = rj.fit(replace(config, epochs=3, resume=True, tensorboard=True), quiet=True)
     values = read_values(config.out / "tensorboard")
     numbers = [
         (tag, step, value.simple_value) for tag, step, value in values if value.HasField("simple_value")

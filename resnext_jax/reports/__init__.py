@@ -1,14 +1,17 @@
 """What people look at: curves, grids of images, heat maps, the confusion matrix, tables, TensorBoard's
 files, and a page of all of it.
 
-All but `tables` import matplotlib or tensorboardX, so they are imported where they are used.
+All but `tables` and `fit` import matplotlib or tensorboardX, so they are imported where they are used.
 """
+
+from resnext_jax.reports.fit import fit
 
 __all__ = [
     "charts",
     "compare",
     "confusion",
     "curves",
+    "fit",
     "grid",
     "heatmaps",
     "html",

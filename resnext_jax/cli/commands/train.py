@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from resnext_jax.training import FitResult, TrainConfig, Writer, fit
+from resnext_jax.training import FitResult, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,10 @@ def train(config: TrainConfig) -> FitResult:
     Args:
         config: the run.
     """
-    from resnext_jax.reports import curves, tensorboard, trackers
+    from resnext_jax import reports
+    from resnext_jax.reports import curves
 
-    writers: list[Writer] = [curves.write_curves]
-    if config.tensorboard:
-        writers.append(tensorboard.TensorBoard())
-    if config.wandb:
-        writers.append(trackers.WandB())
-    if config.mlflow:
-        writers.append(trackers.MLflow())
-    result = fit(config, writers=writers)
+    result = reports.fit(config, writers=[curves.write_curves])
     summary = result.summary
     print(
         f"best epoch {summary['best_epoch']}: validation top-1 {100 * summary['best_val_top1']:.2f} %, loss "
