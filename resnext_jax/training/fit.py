@@ -173,7 +173,7 @@ def _is_resumable(config: TrainConfig) -> bool:
                 f"out={config.out}: the run to resume has other settings ({'; '.join(different)}); leave "
                 "them out, or start a new run"
             )
-    elif not config.changes(TrainConfig()):
+    elif config.data == TrainConfig().data and not config.changes(TrainConfig()):
         raise FileNotFoundError(
             f"out={config.out}: no run here to resume; give the settings of a run that is to start here"
         )
