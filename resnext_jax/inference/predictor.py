@@ -447,8 +447,8 @@ def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
 
     Raises:
         FileNotFoundError: no run or no checkpoint there.
-        BadInput: no checkpoint is whole, or the one that is has weights that are not finite. If only the wanted
-            one is damaged, another is taken, with a warning.
+        BadInput: no checkpoint is whole, or the one that is has weights that are not finite. If only the
+            wanted one is damaged, another is taken, with a warning.
     """
     enable_compilation_cache()
     with Checkpoints(Path(directory)) as checkpoints:
