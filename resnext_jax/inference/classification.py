@@ -179,7 +179,13 @@ def classification_report(results: Results) -> dict[str, Any]:
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each class (row) was taken for each (column); int [K, K] of two int [N]."""
+    """How often each class (row) was taken for each (column); int [K, K] of two int [N].
+
+    Example:
+        >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
+        array([[1, 1],
+               [0, 1]])
+    """
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 

@@ -52,6 +52,12 @@ def mean_metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     Args:
         log_probabilities: float32 [N, K].
         labels: int [N].
+
+    Example:
+        >>> log_probabilities = np.log([[0.9, 0.1], [0.8, 0.2]])
+        >>> metrics = mean_metrics(log_probabilities, np.array([0, 1]))
+        >>> metrics["top1"], round(metrics["loss"], 3)
+        (0.5, 0.857)
     """
     losses = -np.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
     arrays = (jnp.asarray(x) for x in (log_probabilities, losses, labels, np.ones(len(labels), bool)))

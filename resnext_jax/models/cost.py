@@ -34,7 +34,13 @@ class StageCost:
 
 
 def parameter_count(model: ResNet) -> int:
-    """Trainable numbers of a model, which may be abstract; running statistics are not among them."""
+    """Trainable numbers of a model, which may be abstract; running statistics are not among them.
+
+    Example:
+        >>> from resnext_jax.models import abstract_model
+        >>> parameter_count(abstract_model("resnext50_32x4d"))
+        25028904
+    """
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
@@ -46,6 +52,11 @@ def multiply_adds(model: ResNet, image_size: int) -> int:
     Args:
         model: a ResNet, which may be abstract.
         image_size: side of the image in pixels.
+
+    Example:
+        >>> from resnext_jax.models import abstract_model
+        >>> round(multiply_adds(abstract_model("resnext50_32x4d"), 224) / 1e9, 2)
+        4.23
     """
     return sum(stage.multiply_adds for stage in stage_costs(model, image_size))
 
@@ -63,6 +74,14 @@ def stage_costs(model: ResNet, image_size: int, frozen: Sequence[str] = ()) -> l
 
     Raises:
         ValueError: a prefix that names nothing.
+
+    Example:
+        >>> from resnext_jax.models import abstract_model
+        >>> stages = stage_costs(abstract_model("resnet18"), 224, frozen=("backbone",))
+        >>> [(stage.name, stage.shape) for stage in stages[:2]]
+        [('stem', (56, 56, 64)), ('layer1', (56, 56, 64))]
+        >>> sum(stage.trainable for stage in stages)  # the head alone
+        513000
     """
     counted: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}

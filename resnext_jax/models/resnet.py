@@ -36,6 +36,16 @@ class ResNet(nnx.Module):
         bn_axis_name: mapped axis over which batch statistics are synchronised, or None.
         conv_general_dilated: convolution with the signature of `jax.lax.conv_general_dilated`.
         rngs: random streams for the initialisation.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from resnext_jax.models import get_config
+        >>> model = ResNet(get_config("resnext29_8x16d"), num_classes=10, rngs=nnx.Rngs(0))
+        >>> model.eval()
+        >>> model(jnp.zeros((1, 32, 32, 3))).shape
+        (1, 10)
+        >>> model.features(jnp.zeros((1, 32, 32, 3)))["layer2"].shape
+        (1, 16, 16, 512)
     """
 
     def __init__(

@@ -29,6 +29,11 @@ def trainable_mask(params: Tree, frozen: Sequence[str]) -> Tree:
 
     Raises:
         ValueError: a prefix that names nothing, or nothing left to train.
+
+    Example:
+        >>> mask = trainable_mask({"conv1": {"kernel": 0}, "fc": {"kernel": 0, "bias": 0}}, ("backbone",))
+        >>> mask
+        {'conv1': {'kernel': False}, 'fc': {'bias': True, 'kernel': True}}
     """
     paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for prefix in _prefixes(frozen):
@@ -51,6 +56,14 @@ def freeze_norms(model: ResNet, frozen: Sequence[str]) -> None:
     Args:
         model: changed in place.
         frozen: as in `trainable_mask`.
+
+    Example:
+        >>> from resnext_jax.models import build_model
+        >>> model = build_model("resnet18")
+        >>> model.train()
+        >>> freeze_norms(model, ("conv1,bn1",))
+        >>> model.bn1.use_running_average, model.layer1[0].bn1.use_running_average
+        (True, False)
     """
     for path, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm) and _is_frozen([str(part) for part in path], frozen):

@@ -11,13 +11,25 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     """Structure, parameters and batch statistics of a model.
 
     The trees are nested by attribute, as in {"layer1": {"0": {"conv1": {"kernel": ...}}}}.
+
+    Example:
+        >>> from resnext_jax.models import build_model
+        >>> graphdef, params, batch_stats = split_model(build_model("resnet18"))
+        >>> params["layer1"]["0"]["conv1"]["kernel"].shape
+        (3, 3, 64, 64)
     """
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     return graphdef, _plain(params), _plain(batch_stats)
 
 
 def merge_model(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> Any:
-    """The model again; a fresh one at each call, so that it can be merged inside a traced function."""
+    """The model again; a fresh one at each call, so that it can be merged inside a traced function.
+
+    Example:
+        >>> from resnext_jax.models import build_model
+        >>> merge_model(*split_model(build_model("resnet18"))).config.layers
+        (2, 2, 2, 2)
+    """
     return nnx.merge(graphdef, nnx.State(_keyed(params)), nnx.State(_keyed(batch_stats)), copy=True)
 
 

@@ -44,7 +44,12 @@ VARIANTS: dict[str, ResNetConfig] = {
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` knows, in the table's order."""
+    """Names that `create_model` knows, in the table's order.
+
+    Example:
+        >>> list_models()[:3]
+        ['resnet18', 'resnet34', 'resnet50']
+    """
     return list(VARIANTS)
 
 
@@ -53,6 +58,10 @@ def get_config(name: str | ResNetConfig) -> ResNetConfig:
 
     Raises:
         ValueError: no such name; the message suggests the nearest ones.
+
+    Example:
+        >>> get_config("resnext50_32x4d").groups
+        32
     """
     if isinstance(name, ResNetConfig):
         return name
@@ -73,6 +82,11 @@ def build_model(name: str | ResNetConfig, *, rngs: nnx.Rngs | None = None, **opt
 
     Raises:
         ValueError: unknown name, or an option out of range.
+
+    Example:
+        >>> model = build_model("resnet18", num_classes=10)
+        >>> model.fc.kernel.shape
+        (512, 10)
     """
     config = get_config(name)
     key = (nnx.Rngs(0) if rngs is None else rngs).params()
@@ -81,7 +95,12 @@ def build_model(name: str | ResNetConfig, *, rngs: nnx.Rngs | None = None, **opt
 
 
 def abstract_model(name: str | ResNetConfig, **options: Any) -> ResNet:
-    """The same model with `jax.ShapeDtypeStruct` for every array: no computation, no memory."""
+    """The same model with `jax.ShapeDtypeStruct` for every array: no computation, no memory.
+
+    Example:
+        >>> abstract_model("resnext101_64x4d").conv1.kernel.shape
+        (7, 7, 3, 64)
+    """
     return _abstract(get_config(name), tuple(sorted(options.items())))
 
 

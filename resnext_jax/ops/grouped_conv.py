@@ -55,6 +55,16 @@ def conv_general_dilated(
 
     Raises:
         BadInput: shapes, groups or window do not fit each other.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x, kernel = jnp.ones((1, 8, 8, 32)), jnp.ones((3, 3, 4, 64))  # 8 groups of 4 channels
+        >>> layout = ("NHWC", "HWIO", "NHWC")
+        >>> y = conv_general_dilated(
+        ...     x, kernel, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=8
+        ... )
+        >>> y.shape, float(y[0, 4, 4, 0])
+        ((1, 8, 8, 64), 36.0)
     """
     arguments = {
         "window_strides": window_strides,

@@ -35,6 +35,12 @@ def max_pool(
 
     Raises:
         BadInput: x is not four-dimensional, or no window fits.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+        >>> max_pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))[0, ..., 0].tolist()
+        [[5.0, 7.0], [13.0, 15.0]]
     """
     return max_pool_p.bind(
         x,

@@ -14,6 +14,10 @@ def cache_directory(name: str) -> Path:
 
     Args:
         name: the kind, such as "weights".
+
+    Example:
+        >>> cache_directory("weights").name
+        'weights'
     """
     root = os.environ.get("RESNEXT_JAX_CACHE")
     if root:

@@ -13,6 +13,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
     Raises:
         OSError: no space left, or no permission; the message names the file, and an older one is unchanged.
+
+    Example:
+        >>> write_whole(Path("notes.txt"), "all of it")
+        >>> Path("notes.txt").read_text()
+        'all of it'
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     partial = path.with_name(path.name + ".partial")
