@@ -1,6 +1,6 @@
 """ResNeXt and ResNet image classifiers in JAX and Flax NNX."""
 
-from resnext_jax.data import Preprocessing
+from resnext_jax.data import Preprocessing, check_data
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import fold_batch_norm, load_run
 from resnext_jax.models import list_models
@@ -12,6 +12,7 @@ __all__ = [
     "BadInput",
     "Preprocessing",
     "TrainConfig",
+    "check_data",
     "create_model",
     "fit",
     "fold_batch_norm",

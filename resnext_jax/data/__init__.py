@@ -1,6 +1,8 @@
 """From a folder of images, a TFDS data set or the demo set to batches. Nothing heavy is imported here."""
 
+from resnext_jax.data.check import DataReport, check_data
 from resnext_jax.data.config import DataConfig, open_dataset, read_images
+from resnext_jax.data.copies import warn_of_copies
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.files import GivenImages, ImageLike, list_files
 from resnext_jax.data.fingerprint import Fingerprint, check_same_images
@@ -26,6 +28,7 @@ __all__ = [
     "BadImages",
     "Batch",
     "DataConfig",
+    "DataReport",
     "Dataset",
     "Fingerprint",
     "GivenImages",
@@ -42,6 +45,7 @@ __all__ = [
     "WaitTimer",
     "available_cpus",
     "check_batch",
+    "check_data",
     "check_same_images",
     "decode",
     "eval_batches",
@@ -56,4 +60,5 @@ __all__ = [
     "read_images",
     "steps_per_epoch",
     "train_batches",
+    "warn_of_copies",
 ]

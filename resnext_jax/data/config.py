@@ -48,7 +48,8 @@ class DataConfig(Config):
     """Another seed draws another split."""
     group_by: str | None = None
     """Regular expression on file names: files whose first capture is equal (one patient, one photo) stay on
-    one side of the split."""
+    one side of the split. `auto` takes what the names suggest; `copies` keeps images together that look the
+    same, which takes a look at every image."""
     fold: Annotated[tuple[int, int] | None, NotWith("val_fraction")] = None
     """Cross-validation: `0 3` validates on the first of three equal parts of the images and trains on the
     others; instead of val_fraction."""

@@ -10,16 +10,20 @@ the image at the border of its class, never the whole order.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from resnext_jax.data.sources import Concatenation, NamedSource, Source, Subset
 from resnext_jax.errors import BadInput
+
+logger = logging.getLogger(__name__)
 
 # What data sets call their splits.
 SPLIT_OF_NAME = {"train": "train", "training": "train"}
@@ -57,7 +61,8 @@ class Split:
         fraction: share of each class to hold out for validation, in (0, 1).
         seed: another seed holds out other images.
         group_by: a regular expression over the images' names; images whose first capture is equal stay on
-            one side. None: the groups that the data have themselves, if any.
+            one side. "auto": such an expression as the names suggest; "copies": images that look the same
+            are a group; None: the groups that the data have themselves, if any.
         fold: (i, k): cross-validation: instead of a fraction hold out part i, counted from 0, of k.
         train_limit: use about this many training images only, all classes in proportion.
         val_limit: use about this many validation images only.
@@ -76,10 +81,8 @@ class Split:
         Raises:
             BadInput: see `hold_out`, `make_folds` and `groups_by_regex`.
         """
-        if self.group_by is not None:
-            groups = groups_by_regex(source.names, self.group_by)
-        else:
-            groups = source.keys if source.groups is None else source.groups
+        groups = groups_of(source, self.group_by)
+        groups = source.keys if groups is None else groups
         if self.fold is None:
             return hold_out(groups, source.labels, source.classes, fraction=self.fraction, seed=self.seed)
         which, count = self.fold
@@ -124,10 +127,32 @@ def groups_of(source: Source, group_by: str | None = None) -> list[str] | None:
     if isinstance(source, Concatenation):
         parts = [groups_of(part, group_by) for part in source.sources]
         return None if None in parts else [group for part in parts for group in part]
+    if group_by in ("auto", "copies"):
+        return _found_groups(source, group_by)
     if group_by is not None:
         return groups_by_regex(source.names, group_by)
     groups = source.groups
     return None if groups is None else list(groups)
+
+
+# Copies are found by decoding every image: once for each source.
+_found: WeakKeyDictionary[NamedSource, list[str]] = WeakKeyDictionary()
+
+
+def _found_groups(source: NamedSource, how: str) -> list[str] | None:
+    """Groups that the names of the images suggest, or that near copies make."""
+    from resnext_jax.data.copies import groups_of_copies, suggest_groups
+
+    if how == "copies":
+        if source not in _found:
+            _found[source] = groups_of_copies(source)
+        return _found[source]
+    suggested = suggest_groups(source.names, source.labels)
+    if not suggested:
+        logger.warning("group_by='auto': the names of the images suggest no groups, so each stands alone")
+        return None
+    logger.info("group_by='auto': %d groups, by %s", suggested[0].groups, suggested[0].group_by)
+    return groups_by_regex(source.names, suggested[0].group_by)
 
 
 def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:

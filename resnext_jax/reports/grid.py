@@ -122,6 +122,29 @@ def draw_mistakes(predictions: LabelledPredictions, file: Path, most: int = MOST
     return True
 
 
+def draw_pairs(source: Source, pairs: Sequence[tuple[str, str]], file: Path, most: int = 18) -> bool:
+    """Draw pairs of images side by side, with their names and classes.
+
+    Args:
+        source: has the images.
+        pairs: their keys.
+        file: picture to write.
+        most: pairs drawn.
+
+    Returns:
+        Whether there are any; otherwise nothing is written.
+    """
+    if not pairs:
+        return False
+    index = {key: i for i, key in enumerate(source.keys)}
+    chosen = [index[key] for pair in pairs[:most] for key in pair]
+    images = load_images(Subset(source, chosen), Preprocessing(128, resize="stretch"), budget_bytes=0)
+    captions = [f"{images.classes[images.labels[i]]}\n{shorten(key)}" for i, key in enumerate(images.keys)]
+    colors = [NEUTRAL if images.labels[i] == images.labels[i ^ 1] else WRONG for i in range(len(images))]
+    draw_images(images.gather(np.arange(len(images))), captions, colors, file)
+    return True
+
+
 def shorten(key: str, most: int = 24) -> str:
     """An image's name in few characters; its end is kept, which tells files apart."""
     return key if len(key) <= most else f"…{key[1 - most :]}"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnext_jax.console import printable
+from resnext_jax.data import DataReport
 from resnext_jax.inference import RESAMPLES
 from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
 
@@ -120,3 +121,37 @@ def print_summary(stages: Sequence[StageCost]) -> None:
     rows.append(["total", "", *(f"{total:,}" for total in totals)])
     print_table(["stage", "output", "trainable", "not trainable", "multiply-adds"], rows, text_columns=2)
     print("not trainable: the batch norms' running statistics, and frozen parameters")
+
+
+def print_data_report(report: DataReport) -> None:
+    """Print what `check_data` found: classes, then a row for each kind of finding, with the first images."""
+    print_table(["class", "images"], [[name, f"{count:,}"] for name, count in report.classes.items()])
+    rows = [
+        ["image sizes", len(report.sizes), [f"{size} ({count:,})" for size, count in report.sizes.items()]],
+        ["unreadable images", len(report.unreadable), list(report.unreadable.values())],
+        ["odd images", len(report.odd), [f"{key}: {what}" for key, what in report.odd.items()]],
+        [
+            "groups of exact copies",
+            len(report.exact_copies),
+            [" = ".join(g[:2]) for g in report.exact_copies],
+        ],
+        ["groups of near copies", len(report.near_copies), [" ~ ".join(g[:2]) for g in report.near_copies]],
+        ["copies under two labels", len(report.conflicts), [" ~ ".join(pair) for pair in report.conflicts]],
+    ]
+    for each in report.groups:
+        what = f"at most {each.largest} images in one; group_by='{each.group_by}' keeps them together"
+        rows.append(["groups by their names", each.groups, [what]])
+    print_table(
+        ["found", "number", "the first"], [[name, f"{n:,}", _first(texts)] for name, n, texts in rows]
+    )
+    if report.copied is None:
+        print("these data cannot be divided for training and validation")
+    else:
+        print(
+            f"{100 * report.copied:.1f} % of the {report.split['val']:,} validation images have a copy among "
+            f"the {report.split['train']:,} training images"
+        )
+
+
+def _first(texts: Sequence[str], most: int = 2) -> str:
+    return "; ".join(texts[:most]) + (" ..." if len(texts) > most else "")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -16,6 +17,7 @@ from resnext_jax.data import (
     check_same_images,
     read_images,
     steps_per_epoch,
+    warn_of_copies,
 )
 from resnext_jax.data.augment import Augment, make_augment, make_mix
 from resnext_jax.devices import AXIS
@@ -77,6 +79,8 @@ def prepare(
             f"{config.out} are {', '.join(spec.classes)}"
         )
     train, val = dataset.split("train"), dataset.split("val")
+    if jax.process_index() == 0 and not config.resume:
+        warn_of_copies(dataset)
     loss = Loss(
         len(spec.classes),
         config.label_smoothing,

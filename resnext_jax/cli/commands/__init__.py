@@ -6,6 +6,7 @@ matplotlib, TFDS and torch take a while to import: a command imports what needs 
 from typing import Any, Protocol
 
 from resnext_jax.cli.commands.bench import Bench
+from resnext_jax.cli.commands.check import Check
 from resnext_jax.cli.commands.compare import Compare
 from resnext_jax.cli.commands.convert import Convert
 from resnext_jax.cli.commands.data import Prepare, Show
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type[Any]] = {
     "models": Models,
     "data prepare": Prepare,
     "data show": Show,
+    "data check": Check,
 }
 
 __all__ = ["COMMANDS", "Command", "Train", "train"]
