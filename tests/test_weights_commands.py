@@ -39,7 +39,8 @@ def file(arrays, tmp_path) -> Path:
 
 def flags(folder: Path, model: str, out: Path, *more: object) -> list[object]:
     size = ("--image-size", 16, "--batch-size", 4, "--epochs", 1, "--lr", 0.001, "--devices", 1)
-    return ["train", "--data", folder, "--model", model, *size, "--out", out, *more]
+    split = ("--group-by", r"^(P\d+)_")
+    return ["train", "--data", folder, "--model", model, *size, *split, "--out", out, *more]
 
 
 def test_convert_in_every_direction(tiny, file, tmp_path, capsys):
@@ -77,12 +78,21 @@ def test_a_converted_run_predicts(tiny, file, image_folder, tmp_path, capsys):
 
     # Evaluation and resuming need what weights do not tell.
     assert "--data='': expected `demo`, a folder" in error_of(capsys, "evaluate", out)
-    assert "its classes are left, right" in error_of(capsys, "evaluate", out, "--data", image_folder)
+    # The folder has the same classes in another order: labels follow the names.
+    evaluated = load_run(out).evaluate("all", data=str(image_folder))
+    by_name = load_run(out).predict([image_folder])
+    hits = [top[0][0] == true for top, true in zip(by_name.top(), by_name.true_classes(), strict=True)]
+    assert evaluated["top1"] == pytest.approx(np.mean(hits))
     assert "start one with --weights=" in error_of(capsys, "train", "--resume", "--out", out)
-    # Another conversion keeps what this one was told.
-    run("convert", out, tmp_path / "again")
+    # A folder for the hub keeps what this run was told, and so does a run made of it.
+    run("convert", out, tmp_path / "folder")
+    assert "only resnext_jax reads this folder" in capsys.readouterr().err
+    run("convert", tmp_path / "folder", tmp_path / "again")
     assert load_run(tmp_path / "again").classes == ("right", "left")
     assert load_run(tmp_path / "again").preprocessing == prepare
+    np.testing.assert_array_equal(
+        load_run(tmp_path / "again").predict([image]).probabilities, predictions.probabilities
+    )
 
 
 def test_conversions_that_are_refused(tiny, file, tmp_path, capsys):
@@ -94,10 +104,10 @@ def test_conversions_that_are_refused(tiny, file, tmp_path, capsys):
     assert "gone.txt" in error_of(capsys, *to_run, "--classes", tmp_path / "gone.txt")
     assert "--image-size=-1: expected" in error_of(capsys, *to_run, "--image-size", -1)
     assert "exists already" in error_of(capsys, "convert", file, tmp_path, "--model", tiny)
-    assert "goes with a run directory" in error_of(
+    assert "it goes with a run directory" in error_of(
         capsys, "convert", file, tmp_path / "v.safetensors", "--classes", names
     )
-    assert "IMAGENET1K_V2: name the model whose weights they are with --model" in error_of(
+    assert "name the model whose weights they are (--model=NAME)" in error_of(
         capsys, "convert", "IMAGENET1K_V2", tmp_path / "run"
     )
     write_weights(grey := tmp_path / "grey.safetensors", random_arrays(tiny, num_classes=2, in_channels=1))
@@ -121,7 +131,7 @@ def test_what_reading_changes_is_said(tiny, arrays, tmp_path, capsys):
     run("convert", tmp_path / "w.pth", tmp_path / "v.safetensors", "--model", tiny)
     assert capsys.readouterr().err.splitlines() == [
         "state dict: taken from under the key 'state_dict'",
-        "state dict: removed DataParallel's prefix 'module.' from every name",
+        "state dict: removed the prefix 'module.' from every name",
         f"state dict: {len(arrays)} arrays cast from float16 to float32",
         "not finite (NaN or infinity): fc.bias",
     ]

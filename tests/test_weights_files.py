@@ -126,7 +126,7 @@ def test_convert_finds_the_variant(torch, tmp_path):
     with pytest.raises(ValueError, match=r"does not fit resnet34.*it looks like resnet18"):
         convert(tmp_path / "w.pth", tmp_path / "x.safetensors", model="resnet34")
     write_weights(tmp_path / "y.pth", {"a": np.zeros(3, "f")})
-    with pytest.raises(ValueError, match=r"y\.pth: fits no known variant; name one with --model"):
+    with pytest.raises(ValueError, match=r"y\.pth: fits no known variant; .*model=NAME"):
         convert(tmp_path / "y.pth", tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
 
@@ -162,27 +162,25 @@ def test_paths_that_are_no_weights(arrays, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.pth: no such file or directory"):
         read_weights(tmp_path / "gone.pth")
     (tmp_path / "w.h5").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"w\.h5: unknown kind of file; expected \.safetensors, \.pth"):
+    with pytest.raises(
+        ValueError, match=r"w\.h5: unknown kind of file; expected \.safetensors, a file of torch\.save"
+    ):
         read_weights(tmp_path / "w.h5")
     with pytest.raises(ValueError, match=r"run: cannot write weights there; expected \.safetensors or \.pth"):
         write_weights(tmp_path / "run", arrays)
 
 
 def test_without_torch(monkeypatch, torch, tiny, arrays, tmp_path):
-    """safetensors and zip files need no torch; writing .pth and reading older files do."""
+    """Only writing .pth needs torch."""
     write_weights(tmp_path / "w.pth", arrays)
     torch.save(dict(arrays), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     write_weights(tmp_path / "w.safetensors", arrays)
-    for name in ("w.safetensors", "w.pth"):
+    for name in ("w.safetensors", "w.pth", "old.pth"):
         model = create_model(tiny, num_classes=None, weights=tmp_path / name)
         assert_same_bits(to_torch_state_dict(model), arrays)
-    for use in (
-        lambda: read_weights(tmp_path / "old.pth"),
-        lambda: write_weights(tmp_path / "v.pth", arrays),
-    ):
-        with pytest.raises(ValueError, match=r"need PyTorch: pip install 'resnext-jax\[torch\]'"):
-            use()
+    with pytest.raises(ValueError, match=r"install PyTorch: pip install 'resnext-jax\[torch\]'"):
+        write_weights(tmp_path / "v.pth", arrays)
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.9999])
@@ -229,7 +227,9 @@ def test_types_that_are_not_read(torch, tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match=r"w\.safetensors: holds arrays of a type .* float8_e4m3fn"):
+    with pytest.raises(
+        ValueError, match=r"w\.safetensors: holds arrays of a type that is not read: float8_e4m3fn"
+    ):
         read_weights(tmp_path / "w.safetensors")
 
 
@@ -275,7 +275,7 @@ def test_malicious_pickles_are_not_run(torch, tmp_path, kind):
 
 def test_a_whole_pickled_model_is_refused(torch, tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"it refers to torch\.nn\S*Linear, and only arrays are read"):
+    with pytest.raises(ValueError, match=r"it refers to torch\.nn\S*Linear, and only arrays and plain"):
         read_weights(tmp_path / "w.pth")
 
 

@@ -113,13 +113,10 @@ def test_report_gives_name_expected_and_found(tiny):
     assert "\n" not in report
 
 
-def test_counters_and_scalars_are_ignored_and_arrays_are_not(tiny, caplog):
+def test_counters_and_scalars_are_ignored_and_arrays_are_not(tiny):
     arrays = random_arrays(tiny, num_classes=3)
-    with caplog.at_level(logging.INFO, "resnext_jax"):
-        loaded(tiny, arrays | {"bn1.num_batches_tracked": np.int64(7)})
-        assert "ignored" not in caplog.text
-        loaded(tiny, arrays | {"n_averaged": np.int64(5)})
-    assert "ignored beside the arrays: n_averaged" in caplog.text
+    beside = {"n_averaged": np.int64(5), "best_acc": np.array(71.5), "epoch": 3}
+    loaded(tiny, arrays | {"bn1.num_batches_tracked": np.int64(7)} | beside)
     with pytest.raises(ValueError, match=r"1 unexpected: bn1\.momentum \[1\]"):
         loaded(tiny, arrays | {"bn1.momentum": np.full(1, 0.1, np.float32)})
 
@@ -160,8 +157,6 @@ def test_what_is_not_weights_is_refused(tiny):
         loaded(tiny, [1, 2])
     with pytest.raises(ValueError, match="holds no arrays"):
         loaded(tiny, {})
-    with pytest.raises(ValueError, match="expected arrays by name, found one called 7"):
-        loaded(tiny, arrays | {7: arrays["bn1.bias"]})
 
 
 def test_torch_tensors_without_plain_values_are_refused(tiny):
@@ -183,7 +178,9 @@ def test_not_finite_weights_are_warned_of(tiny, caplog):
 
 def test_new_head_is_left_to_the_model(tiny):
     arrays = random_arrays(tiny, num_classes=1000)
-    with pytest.raises(ValueError, match=r"fc\.weight expected \[3, 256\], found \[1000, 256\].*--new-head"):
+    with pytest.raises(
+        ValueError, match=r"fc\.weight expected \[3, 256\], found \[1000, 256\].*new_head=True"
+    ):
         loaded(tiny, arrays)
     model = build_model(tiny, num_classes=3)
     head = np.array(model.fc.kernel)
@@ -192,7 +189,7 @@ def test_new_head_is_left_to_the_model(tiny):
     np.testing.assert_array_equal(model.bn1.mean, arrays["bn1.running_mean"])
     without = {key: array for key, array in arrays.items() if not key.startswith("fc.")}
     load_torch_state_dict(model, without, head="new")
-    with pytest.raises(ValueError, match="it has no head; --new-head"):
+    with pytest.raises(ValueError, match="it has no head; new_head=True"):
         load_torch_state_dict(model, without)
     with pytest.raises(ValueError, match="head='fresh': expected 'strict' or 'new'"):
         load_torch_state_dict(model, arrays, head="fresh")
@@ -254,5 +251,4 @@ def test_loading_computes_no_initialisation(tiny, tmp_path):
     )
     assert low.stem(jnp.zeros((1, 8, 8, 3))).dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(low))} == {jnp.dtype("float32")}
-    with pytest.raises(ValueError, match="num_classes=None"):
-        create_model(tiny, num_classes=None)
+    assert create_model(tiny).fc.out_features == 1000

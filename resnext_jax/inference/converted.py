@@ -1,6 +1,10 @@
 """A run directory made of weights that were trained elsewhere."""
 
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +13,9 @@ from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.models import split_model
 from resnext_jax.runs import ModelSpec
-from resnext_jax.weights import identify, is_name, preprocessing
+from resnext_jax.weights import Identified, identify
+
+log = logging.getLogger(__name__)
 
 
 def convert_to_run(
@@ -17,19 +23,21 @@ def convert_to_run(
     directory: Path,
     *,
     model: str | None = None,
+    ema: bool = True,
     classes: Path | None = None,
-    image_size: int | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """Make a run directory of weights, to predict and evaluate with as with a run that was trained here.
 
     Args:
-        source: a file, a run directory, or torchvision's name of weights.
+        source: weights as `create_model` takes them.
         directory: the new run directory.
         model: name of the variant; None: what the source tells.
-        classes: file with the name of a class on each line, in the order of the outputs; None: a run's own,
-            else their positions, "0" on.
-        image_size: side of the image in pixels; None: what the weights were trained for, where their name or
-            their run tells, else 224.
+        ema: where averaged weights lie beside the raw ones, take the averaged.
+        classes: file with the name of a class on each line, in the order of the outputs; None: those that the
+            source names, else their positions, "0" on.
+        preprocessing: fields of `Preprocessing` to be set, `image_size` and others, and `crop_pct`, which
+            stands for `resize_size` as in timm; the others are what the source says, or assumed.
 
     Returns:
         What the run directory says of the model.
@@ -37,41 +45,65 @@ def convert_to_run(
     Raises:
         FileNotFoundError: no source, or no file of classes.
         ConnectionError: a download failed.
-        ValueError: the directory is in use, weights that do not fit or are not for RGB images, or another
-            number of classes.
+        BadInput: the directory is in use, weights that do not fit, without a head or not for RGB images, or
+            another number of classes.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BadInput(f"{directory}: exists already; choose another destination")
-    name, filled = identify(source, model)
-    if filled.in_channels != 3:
-        raise BadInput(f"{source}: for images of {filled.in_channels} channels; a run reads RGB images")
-    is_run = Path(source).is_dir()
-    tells = is_run or is_name(str(source))
-    prepare = (
-        preprocessing(source, name) if tells and image_size is None else Preprocessing(image_size or 224)
-    )
-    names = _class_names(source, is_run, classes, filled.fc.out_features)
-    spec = ModelSpec(name, filled.config, names, prepare)
-    _, params, batch_stats = split_model(filled)
+    found = identify(source, model, ema=ema)
+    if found.model.in_channels != 3:
+        raise BadInput(f"{source}: for images of {found.model.in_channels} channels; a run reads RGB images")
+    if not found.has_head:
+        raise BadInput(
+            f"{source}: the weights have no head (fc.weight), so a run could not classify; convert to a "
+            "file, or train a head on them (new_head=True)"
+        )
+    names = _class_names(source, found, classes)
+    prepare = _preprocessing(source, found, dict(preprocessing or {}))
+    spec = ModelSpec(found.name, found.model.config, names, prepare)
+    _, params, batch_stats = split_model(found.model)
     settings = {"data": "", "weights": str(source)}
+    if found.description.license:
+        settings["license"] = found.description.license
     runs.start(directory, spec, settings)
     with runs.Checkpoints(directory, write=True) as checkpoints:
-        variables = {"params": params, "batch_stats": batch_stats}
-        meta = spec.to_dict() | {"config": settings}
-        checkpoints.save(0, variables, {"step": np.int32(0)}, meta, metrics=None)
+        tree = {"params": params, "batch_stats": batch_stats}
+        checkpoints.save(0, tree, {"step": np.int32(0)}, spec.to_dict() | {"config": settings}, metrics=None)
     return spec
 
 
-def _class_names(source: str | Path, is_run: bool, file: Path | None, count: int) -> tuple[str, ...]:
+def _preprocessing(source: str | Path, found: Identified, changes: dict[str, Any]) -> Preprocessing:
+    told = found.description.preprocessing or Preprocessing()
+    crop = changes.pop("crop_pct", None)
+    size = changes.get("image_size", told.image_size)
+    if crop is not None:
+        if not 0 < crop <= 1 or "resize_size" in changes:
+            raise BadInput(f"crop_pct={crop}: expected above 0 and at most 1, and no resize_size beside it")
+        changes["resize_size"] = int(size / crop)
+    elif "resize_size" not in changes and told.resize_size is not None:
+        # The share of the image that is seen stays as it was.
+        changes["resize_size"] = round(size * told.resize_size / told.image_size)
+    prepare = replace(told, **changes)
+    if (
+        found.description.preprocessing is None
+        and not {"image_size", "interpolation", "mean"} <= changes.keys()
+    ):
+        log.warning(
+            "%s: does not say how images are prepared; assumed: %d px, %s, mean %s, standard deviation %s",
+            *(source, prepare.image_size, prepare.interpolation, prepare.mean, prepare.std),
+        )
+    return prepare
+
+
+def _class_names(source: str | Path, found: Identified, file: Path | None) -> tuple[str, ...]:
+    count = found.model.fc.out_features
     if file is not None:
         names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    elif is_run:
-        names = runs.read_spec(Path(source)).classes
     else:
-        names = tuple(map(str, range(count)))
+        names = found.description.classes or tuple(map(str, range(count)))
     if len(names) != count or len(set(names)) != count:
         raise BadInput(
-            f"{file}: {len(names)} names of classes, {len(set(names))} of them different; the weights "
-            f"tell {count} classes apart"
+            f"{file or source}: {len(names)} names of classes, {len(set(names))} of them different; the "
+            f"weights tell {count} classes apart"
         )
     return names

@@ -12,6 +12,7 @@ from resnext_jax.console import printable
 from resnext_jax.data import DataReport
 from resnext_jax.inference import RESAMPLES
 from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
+from resnext_jax.weights import NAMED_WEIGHTS, timm_weights
 
 MOST_COLUMNS = 12  # classes up to which a confusion matrix is printed
 
@@ -109,6 +110,24 @@ def print_models() -> None:
         numbers = (config.groups, config.width_per_group, parameter_count(model))
         rows.append([name, config.block, "-".join(map(str, config.layers)), *(f"{n:,}" for n in numbers)])
     print_table(["model", "block", "blocks", "cardinality", "width", "parameters"], rows, text_columns=3)
+
+
+def print_weights() -> None:
+    """Every published weight of every model, with the top-1 that is published for it."""
+    rows = []
+    for name in list_models():
+        size = f"{4e-6 * parameter_count(abstract_model(name)):.0f} MB"
+        for tag, named in NAMED_WEIGHTS.get(name, {}).items():
+            pixels = named.preprocessing.image_size
+            rows.append([name, tag, "bsd-3-clause", f"{named.top1:.2f} %", f"{pixels} px", size])
+        for tag, timms in timm_weights().get(name, {}).items():
+            top1 = "" if timms.top1 is None else f"{timms.top1:.2f} %"
+            rows.append([name, tag, timms.license or "", top1, f"{timms.image_size} px", size])
+    print_table(["model", "name or tag", "licence", "top-1", "images", "size"], rows, text_columns=3)
+    print(
+        "top-1 on ImageNet-1k's validation images as torchvision and timm publish it; timm's of August 2024"
+    )
+    print("licences as timm states them; cc-by-nc-4.0: not for commercial use")
 
 
 def print_summary(stages: Sequence[StageCost]) -> None:

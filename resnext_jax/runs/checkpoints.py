@@ -178,6 +178,14 @@ class Checkpoints:
         """
         return self._read_item(step, "model")
 
+    def read_optimizer(self, step: int) -> Tree:
+        """The tree that was saved as `optimizer`, as host arrays.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
+        return self._read_item(step, "optimizer")
+
     def read_state(self, step: int, model: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
         """Both trees, as host arrays; the arguments give their structure, on any devices.
 

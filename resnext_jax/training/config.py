@@ -35,9 +35,17 @@ class ImageConfig(Config):
     resize: Literal["crop", "stretch"] = "crop"
     """crop: resize the shorter side, then crop the centre; stretch: squeeze the whole image into the
     square."""
+    crop_pct: Annotated[float | None, Range(above=0, most=1), NotWith("resize_size")] = None
+    """image_size / resize_size, as timm states it, in the place of resize_size."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Filter of the resize (default: that which `weights` were trained with if known, else bilinear)."""
     normalize: Literal["weights", "imagenet", "half"] = "weights"
-    """Mean and standard deviation. weights: those that `weights` were trained with if known (a run directory,
-    torchvision's name), else ImageNet's; imagenet: ImageNet's; half: 0.5 and 0.5 (pixels to [-1, 1])."""
+    """Mean and standard deviation. weights: those that `weights` were trained with if known, else ImageNet's;
+    imagenet: ImageNet's; half: 0.5 and 0.5 (pixels to [-1, 1])."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of each RGB channel of the pixels scaled to [0, 1], in the place of normalize's."""
+    std: Annotated[tuple[float, float, float] | None, Range(above=0)] = None
+    """Standard deviation of each RGB channel, in the place of normalize's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +55,9 @@ class ModelConfig(Config):
     model: str = "resnext50_32x4d"
     """A name of `resnext-jax models`."""
     weights: str | None = None
-    """Start from a file (.pth, .safetensors), a run directory or torchvision's name of weights
-    (IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT: the best); default: from scratch."""
+    """Start from a file of weights, a run directory, torchvision's name (IMAGENET1K_V1, IMAGENET1K_V2,
+    DEFAULT), a tag of timm's (a1h_in1k) or a repository of the Hugging Face hub (owner/name);
+    `resnext-jax models --weights` lists names and tags; default: from scratch."""
     new_head: Annotated[bool, GoesWith("weights")] = False
     """Train a new head instead of the one in `weights`; required if the number of classes differs."""
     freeze: Annotated[tuple[str, ...], GoesWith("weights")] = ()

@@ -1,7 +1,7 @@
 """Everything that a run needs before its first step, made from its configuration and checked."""
 
+import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,9 @@ from resnext_jax.training.loss import Loss, class_weights
 from resnext_jax.training.optimizer import make_optimizer
 from resnext_jax.training.state import TrainState, create_state
 from resnext_jax.training.step import TrainStep, make_train_step
-from resnext_jax.weights import create_model, is_name, preprocessing
+from resnext_jax.weights import create_model, open_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,13 @@ def prepare(
         weights=None if resuming else config.weights,
         head="new" if config.new_head else "strict",
         dtype=jnp.dtype(config.dtype),
+        preprocessing=spec.preprocessing,
         zero_init_residual=config.zero_init_residual,
         bn_axis_name=AXIS if config.sync_bn else None,
         rngs=nnx.Rngs(config.seed),
     )
+    if config.weights and not config.resume and config.normalize == "weights" and not config.mean:
+        _say_assumed(config.weights, config.model)
     model.eval()
     eval_graphdef = nnx.graphdef(model)
     train_step, state = prepare_step(config, model, spec.preprocessing.normalize, loss, steps)
@@ -132,6 +137,11 @@ def _check_images(config: TrainConfig, fingerprint: Fingerprint) -> None:
             f"data={config.data}: the run in {config.out} does not say what images it was trained on; leave "
             f"them where they were, {saved['config']['data']}"
         )
+
+
+def _say_assumed(weights: str, model: str) -> None:
+    if open_weights(weights, model).description.preprocessing is None:
+        log.info("%s: does not say how images were prepared; normalised as ImageNet's", weights)
 
 
 def prepare_step(
@@ -184,15 +194,23 @@ def make_spec(config: TrainConfig, classes: tuple[str, ...]) -> ModelSpec:
 
 
 def make_preprocessing(config: TrainConfig) -> Preprocessing:
-    """Geometry that a configuration asks for, and the normalisation: its own or its weights'.
+    """Geometry that a configuration asks for; filter and normalisation are its own or its weights'.
 
-    The geometry is the configuration's always: who fine-tunes chooses the size anew.
+    The sizes are the configuration's always: who fine-tunes chooses them anew.
     """
-    geometry = Preprocessing(config.image_size, config.resize_size, resize=config.resize)
-    if config.normalize == "half":
-        return replace(geometry, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    weights = config.weights
-    if config.normalize == "weights" and weights and (is_name(weights) or Path(weights).is_dir()):
-        theirs = preprocessing(weights, config.model)
-        return replace(geometry, mean=theirs.mean, std=theirs.std)
-    return geometry
+    told = open_weights(config.weights, config.model).description.preprocessing if config.weights else None
+    theirs = told or Preprocessing()
+    resize_size = config.resize_size
+    if config.crop_pct is not None:
+        resize_size = int(config.image_size / config.crop_pct)
+    prepare = Preprocessing(
+        config.image_size,
+        resize_size,
+        config.resize,
+        config.interpolation or theirs.interpolation,
+    )
+    if config.normalize == "weights":
+        prepare = replace(prepare, mean=theirs.mean, std=theirs.std)
+    elif config.normalize == "half":
+        prepare = replace(prepare, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return replace(prepare, mean=config.mean or prepare.mean, std=config.std or prepare.std)

@@ -1,5 +1,6 @@
 """Building a model by name, with fresh or with given weights."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,33 @@ from flax import nnx
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
-from resnext_jax.models import ResNet, abstract_model, build_model, linear_head
-from resnext_jax.runs import read_spec
-from resnext_jax.storage import cache_directory, download
-from resnext_jax.weights.files import head_size, read_weights
-from resnext_jax.weights.named import is_name, named_weights
+from resnext_jax.models import (
+    VARIANTS,
+    ResNet,
+    ResNetConfig,
+    abstract_model,
+    build_model,
+    get_config,
+    linear_head,
+)
+from resnext_jax.weights.files import WeightsFile, head_size, read_file
+from resnext_jax.weights.named import split_tag, timm_weights
+from resnext_jax.weights.source import Source, open_weights
 from resnext_jax.weights.state_dict import Head, load_torch_state_dict
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CLASSES = 1000  # ImageNet-1k's
 
 
 def create_model(
     name: str,
     *,
-    num_classes: int | None = 1000,
+    num_classes: int | None = None,
     weights: str | Path | None = None,
     head: Head = "strict",
+    ema: bool = True,
+    preprocessing: Preprocessing | None = None,
     in_channels: int = 3,
     dtype: jnp.dtype = jnp.float32,
     rngs: nnx.Rngs | None = None,
@@ -30,96 +44,107 @@ def create_model(
     """Build a model by name.
 
     Args:
-        name: a name of `list_models()`.
-        num_classes: outputs of the head; None: as many as the weights have.
-        weights: a file (.safetensors, .pth), a run directory, or torchvision's name ("IMAGENET1K_V1",
-            "IMAGENET1K_V2", "DEFAULT": downloaded once, see `download_weights`); None: initialised as
-            torchvision does.
+        name: a name of `list_models()`, or timm's name with a tag ("resnext50_32x4d.a1h_in1k"), which stands
+            for its weights.
+        num_classes: outputs of the head; None: as many as the weights have, 1000 without weights.
+        weights: a file (of safetensors or torch.save), a run directory, torchvision's name ("IMAGENET1K_V1",
+            "IMAGENET1K_V2", "DEFAULT"), a tag of timm's ("a1h_in1k"), a repository of the Hugging Face hub
+            ("owner/name"), or a folder with config.json as such repositories have; None: initialised as
+            torchvision does. `resnext-jax models --weights` lists names and tags.
         head: with weights, "strict" takes their head too, "new" initialises another one.
+        ema: where averaged weights lie beside the raw ones, take the averaged.
+        preprocessing: how images are prepared, for the model's attribute of that name; None: what the weights
+            say, else assumed.
         in_channels: channels of the images.
         dtype: compute type (float32 or bfloat16); parameters are float32.
         rngs: random streams; None is `nnx.Rngs(0)`.
         options: further arguments of `ResNet`.
 
     Returns:
-        The model, in training form: call `model.eval()` before predicting. Its `preprocessing` says how
-        images are prepared for its weights, where these have a name or are a run's.
+        The model, in training form: call `model.eval()` before predicting. With weights, its `preprocessing`
+        says how images are prepared for them; if it is assumed, the log says so.
 
     Raises:
-        ValueError: unknown names, weights that do not fit, a damaged file.
+        BadInput: unknown names, weights that do not fit or are of another model, a damaged file.
         FileNotFoundError: no such file or run.
         ConnectionError: the download failed.
+
+    Example:
+        >>> model = create_model("resnext14_32x4d", num_classes=5)
+        >>> model.fc.out_features
+        5
     """
     rngs = nnx.Rngs(0) if rngs is None else rngs
     options |= {"in_channels": in_channels, "dtype": dtype}
+    if isinstance(name, str):
+        name, tag = split_tag(name)
+        if tag is not None and weights not in (None, tag):
+            raise BadInput(f"weights={weights}: the name {name}.{tag} stands for weights already")
+        weights = tag or weights
     if weights is None:
-        if num_classes is None:
-            raise BadInput("num_classes=None: without weights the number of classes must be given")
-        return build_model(name, rngs=rngs, num_classes=num_classes, **options)
-    state_dict = read_weights(locate_weights(weights, name))
+        return build_model(name, rngs=rngs, num_classes=num_classes or DEFAULT_CLASSES, **options)
+    source = open_weights(weights, name)
+    file = read_file(source.locate(), ema=ema)
+    _check_architecture(name, weights, source, file)
     if num_classes is None:
-        num_classes = head_size(state_dict)
+        num_classes = head_size(file.state_dict) or DEFAULT_CLASSES
     model = abstract_model(name, num_classes=num_classes, **options)
-    load_torch_state_dict(model, state_dict, head=head)
-    if is_name(str(weights)) or Path(weights).is_dir():
-        model.preprocessing = preprocessing(weights, name)
+    load_torch_state_dict(model, file.state_dict, head=head)
+    model.preprocessing = preprocessing or source.description.preprocessing or Preprocessing()
+    if preprocessing is None and source.description.preprocessing is None:
+        log.warning("%s: does not say how images are prepared; assumed: %s", weights, model.preprocessing)
     if head == "new":
         model.fc = linear_head(model.fc.in_features, num_classes, dtype=dtype, rngs=rngs)
     return model
 
 
-def locate_weights(weights: str | Path, model: str) -> Path:
-    """Path of weights, which are downloaded where they are a name.
+def preprocessing(weights: str | Path, model: str | None = None) -> Preprocessing:
+    """How images are prepared for weights; no weights are downloaded for it.
 
     Args:
         weights: as in `create_model`.
-        model: name of the variant.
+        model: name of the variant; needed with torchvision's names and with a tag alone.
 
     Raises:
-        ValueError: the model has no weights of that name, or the download has a wrong hash.
-        ConnectionError: the download failed.
+        BadInput: the model has no weights of that name, or `weights` is a file that does not say it.
+        FileNotFoundError: no such file or run.
     """
-    return download_weights(weights, model) if is_name(str(weights)) else Path(weights)
+    found = open_weights(weights, model).description.preprocessing
+    if found is None:
+        raise BadInput(f"{weights}: does not say how images are prepared; use Preprocessing(...)")
+    return found
 
 
-def download_weights(weights: str, model: str) -> Path:
-    """Fetch torchvision's weights to the cache, unless they are there.
-
-    The cache is `weights/` below `RESNEXT_JAX_CACHE` (see `resnext_jax.storage.cache`).
-
-    Args:
-        weights: "IMAGENET1K_V1", "IMAGENET1K_V2" or "DEFAULT".
-        model: name of the variant.
+def told_variant(weights: str | Path, source: Source, file: WeightsFile) -> str | ResNetConfig | None:
+    """The variant that weights say they are of, by name if it has one here; None if they do not say.
 
     Raises:
-        ValueError: the model has no weights of that name, or the content has a wrong hash.
-        ConnectionError: offline, refused by the server, cut or too slow.
-        OSError: no space left, or no permission.
+        BadInput: a model that is not known here.
     """
-    entry = named_weights(weights, model)
-    return download(entry.url, cache_directory("weights") / entry.file, sha256_prefix=entry.sha256_prefix)
+    if source.description.config is not None:
+        known = source.description.model
+        same = known in VARIANTS and get_config(known) == source.description.config
+        return known if same else source.description.config
+    told = file.architecture
+    if told is None or told in VARIANTS:
+        return told
+    if told in timm_weights():
+        raise BadInput(f"{weights}: weights of {told}, which is no model here")
+    return None
 
 
-def preprocessing(weights: str | Path, model: str | None = None) -> Preprocessing:
-    """How images are prepared for weights.
+def _check_architecture(
+    name: str | ResNetConfig, weights: str | Path, source: Source, file: WeightsFile
+) -> None:
+    """Check that weights are of the model that is asked for, or of one that computes the same.
 
-    Args:
-        weights: torchvision's name of weights, or a run directory.
-        model: name of the variant; needed with a name of weights.
-
-    Returns:
-        For a name, torchvision's `weights.transforms()`; for a run, what it was trained with.
-
-    Raises:
-        ValueError: the model has no weights of that name, or `weights` is a file, which does not say it.
-        FileNotFoundError: no such run.
+    Shapes do not tell: those of resnet18 fit resnetblur18.
     """
-    if is_name(str(weights)):
-        if model is None:
-            raise BadInput(f"weights={weights!r}: name the model whose weights they are")
-        return named_weights(str(weights), model).preprocessing
-    if Path(weights).is_file():
-        raise BadInput(
-            f"{weights}: a file of weights does not say how images are prepared; use Preprocessing(...)"
-        )
-    return read_spec(Path(weights)).preprocessing
+    told = told_variant(weights, source, file)
+    if told is None or get_config(told) == get_config(name):
+        return
+    theirs = told if isinstance(told, str) else source.description.model or "another architecture"
+    message = f"{weights}: weights of {theirs}, not of {name}"
+    if name in timm_weights():
+        raise BadInput(f"{message}; use model={theirs}, or a state dict alone, in a file of its own")
+    log.warning("%s, which has names and shapes in common with it", message)

@@ -1,75 +1,114 @@
-"""Files of weights: safetensors, torch, and the checkpoints of run directories."""
+"""Files of weights: read by what they hold, whatever they are called; written whole or not at all."""
 
-import argparse
-import pickle
-import re
-import warnings
-import zipfile
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from resnext_jax.errors import BadInput, MissingPackage
-from resnext_jax.runs import read_best
+from resnext_jax.runs import Checkpoints, read_best
 from resnext_jax.storage import write_whole
+from resnext_jax.weights.checkpoint import told_architecture
+from resnext_jax.weights.pickles import Damaged
 from resnext_jax.weights.state_dict import StateDict, clean_state_dict, from_trees
-from resnext_jax.weights.torch_zip import RefusedName, read_torch_zip
+from resnext_jax.weights.torch_files import read_torch
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 SAFETENSORS = ".safetensors"
-_KINDS = f"{SAFETENSORS}, {', '.join(TORCH_SUFFIXES)} or a run directory"
+_KINDS = (
+    f"{SAFETENSORS}, a file of torch.save ({', '.join(TORCH_SUFFIXES)}, .pth.tar, .ckpt) or a run directory"
+)
+_SNIFFED = 512  # bytes
+# Arrays of a file may share their numbers, but not so often that a small file fills the memory.
+_MOST_TIMES_ITS_SIZE, _ALWAYS_ALLOWED = 16, 1 << 20
+
+FloatType = Literal["float32", "float16", "bfloat16"]
+_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
-def read_weights(path: Path, *, average: bool = True) -> StateDict:
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file or a run directory holds.
+
+    Args:
+        state_dict: torch's names and layout, float32.
+        architecture: what it calls its network; None if it does not.
+        metadata: texts that a safetensors file has beside its arrays.
+    """
+
+    state_dict: StateDict
+    architecture: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_weights(path: Path, *, ema: bool = True) -> StateDict:
     """State dict of a file or of a run directory's best checkpoint: torch's names and layout, float32.
 
     Args:
-        path: a file (.safetensors, .pth, .pt, .bin, .ckpt, .pth.tar) or a run directory.
-        average: take averaged weights if they lie beside the raw ones in a training script's checkpoint.
+        path: a file of safetensors or of torch.save, or a run directory.
+        ema: where averaged weights lie beside the raw ones, take the averaged.
 
     Raises:
         FileNotFoundError: nothing is there, or a directory without a checkpoint.
-        ValueError: another kind of file, a damaged one, or one that holds more than arrays.
+        BadInput: another kind of file, a damaged one, or one that could run code.
     """
+    return read_file(path, ema=ema).state_dict
+
+
+def read_file(path: Path, *, ema: bool = True) -> WeightsFile:
+    """As `read_weights`, with what else the file says."""
     if path.is_dir():
-        _, model, _ = read_best(path)
-        return from_trees(model["params"], model["batch_stats"])
+        return WeightsFile(_read_run(path, ema))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or directory; expected weights as {_KINDS}")
-    if path.suffix != SAFETENSORS and not path.name.endswith(TORCH_SUFFIXES):
-        raise BadInput(f"{path}: unknown kind of file; expected {_KINDS}")
-    _check_content(path)
-    raw = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
+    content, metadata = _reader(path)(path)
     try:
-        return clean_state_dict(raw, average=average)
-    except ValueError as error:
-        raise BadInput(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        _check_size(path, content)
+        arrays = clean_state_dict(content, ema=ema)
+    except Damaged as error:
+        raise BadInput(f"{path}: damaged or incomplete: {error}") from None
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    return WeightsFile(arrays, told_architecture(content), metadata)
 
 
-def write_weights(path: Path, state_dict: StateDict) -> None:
+def write_weights(
+    path: Path,
+    state_dict: StateDict,
+    *,
+    dtype: FloatType = "float32",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a state dict, whole or not at all.
 
     Args:
         path: .safetensors, or .pth, .pt, .bin (with torch installed).
         state_dict: arrays by name.
+        dtype: type of the floating point numbers in the file.
+        metadata: texts to be kept in a safetensors file.
 
     Raises:
-        ValueError: another suffix, or torch is missing.
+        BadInput: another suffix, torch is missing, or numbers that float16 has not.
         OSError: no space left, or no permission.
     """
+    if dtype not in get_args(FloatType):
+        raise BadInput(f"dtype={dtype!r}: expected one of {', '.join(get_args(FloatType))}")
+    arrays = {name: _cast(name, array, dtype) for name, array in state_dict.items()}
     if path.suffix == SAFETENSORS:
-        # The metadata is what timm and transformers look for.
-        data = safetensors.numpy.save(state_dict, metadata={"format": "pt"})
+        # The format is what timm and transformers look for.
+        data = safetensors.numpy.save(arrays, metadata={**(metadata or {}), "format": "pt"})
     elif path.suffix in TORCH_SUFFIXES:
         torch = _torch(path)
         buffer = BytesIO()
-        torch.save({name: torch.from_numpy(array) for name, array in state_dict.items()}, buffer)
+        torch.save({name: _tensor(torch, array) for name, array in arrays.items()}, buffer)
         data = buffer.getvalue()
     else:
         raise BadInput(
@@ -78,85 +117,91 @@ def write_weights(path: Path, state_dict: StateDict) -> None:
     write_whole(path, data)
 
 
-def head_size(state_dict: StateDict) -> int:
-    """Number of classes of a state dict.
-
-    Raises:
-        ValueError: it has no head.
-    """
-    if "fc.weight" not in state_dict:
-        raise BadInput(
-            "the weights have no head (fc.weight); to train one on them, give num_classes=N and head='new' "
-            "(train --new-head)"
-        )
-    return len(state_dict["fc.weight"])
+def head_size(state_dict: StateDict) -> int | None:
+    """Number of classes of a state dict; None if it has no head."""
+    return len(state_dict["fc.weight"]) if "fc.weight" in state_dict else None
 
 
-def input_channels(state_dict: StateDict) -> int:
-    """Channels of the images that a state dict is for; 3 where its first convolution is not to be found."""
-    kernel = state_dict.get("conv1.weight")
-    return 3 if kernel is None or kernel.ndim != 4 else kernel.shape[1]
+def _read_run(directory: Path, ema: bool) -> StateDict:
+    step, model, _ = read_best(directory)
+    if not ema:
+        with Checkpoints(directory) as checkpoints:
+            raw = checkpoints.read_optimizer(step)
+        model = raw if "params" in raw else model  # a run without an average has no second set
+    return from_trees(model["params"], model["batch_stats"])
 
 
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
+Content = tuple[Any, Mapping[str, str]]
+
+
+def _reader(path: Path) -> Callable[[Path], Content]:
+    """What reads a file, by its first bytes; files of other kinds are told for what they are."""
+    with path.open("rb") as file:
+        start = file.read(_SNIFFED)
+    text = start.lstrip().lower()
+    if not start:
+        raise BadInput(f"{path}: damaged or incomplete: the file is empty")
+    if start.startswith(b"version https://git-lfs"):
+        raise BadInput(f"{path}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise BadInput(f"{path}: a web page, not weights: the download went wrong; fetch the file itself")
+    if start.startswith(b"\x89HDF"):
+        raise BadInput(f"{path}: an HDF5 file, such as Keras writes; expected {_KINDS}")
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or start[257:262] == b"ustar":
+        raise BadInput(f"{path}: an archive; unpack it and give a file of weights in it")
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return _read_torch
+    if start[8:9] == b"{" or path.suffix == SAFETENSORS:
+        return _read_safetensors
+    if path.suffix in TORCH_SUFFIXES:
+        return _read_torch
+    raise BadInput(f"{path}: unknown kind of file; expected {_KINDS}")
+
+
+def _read_torch(path: Path) -> Content:
+    return read_torch(path), {}
+
+
+def _read_safetensors(path: Path) -> Content:
     try:
-        return safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = {name: text for name, text in (file.metadata() or {}).items() if name != "format"}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise BadInput(f"{path}: damaged, incomplete or not safetensors: {error}") from None
     except AttributeError as error:  # numpy has no such type
         raise BadInput(f"{path}: holds arrays of a type that is not read: {error.name}") from None
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        return read_torch_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-    except RefusedName as refused:
-        raise BadInput(
-            f"{path}: refused, nothing was run: it refers to {refused}, and only arrays are read; "
-            "where you trust it, load it in PyTorch and save its state_dict() alone"
-        ) from None
+def _check_size(path: Path, content: Any) -> None:
+    """Check that the file does not ask for far more memory than it has bytes."""
+    size = 0
+    seen, open_ = set(), [content]
+    while open_:
+        value = open_.pop()
+        if isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            open_ += value.values()
+        elif hasattr(value, "shape"):
+            size += 4 * math.prod(value.shape)
+    if size > _MOST_TIMES_ITS_SIZE * path.stat().st_size + _ALWAYS_ALLOWED:
+        raise Damaged(f"its arrays would take {size:,} bytes, the file has {path.stat().st_size:,}")
 
 
-def _read_legacy(path: Path) -> Any:
-    """A file of torch before 1.6, by torch's own restricted reader."""
-    with path.open("rb") as file:
-        if not file.read(2).startswith(b"\x80"):
-            raise BadInput(f"{path}: damaged, or not a file of torch.save")
-    torch = _torch(path)
-    plain = [
-        argparse.Namespace,
-        np.dtype,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-        np._core.multiarray.scalar,
-    ]
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(plain):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise BadInput(f"{path}: damaged, or not a file of torch.save") from None
-        raise RefusedName(found[1]) from None
-    except PermissionError:
-        raise
-    except Exception as error:  # damage makes the unpickler raise errors of many kinds
-        reason = str(error).split(".")[0] if isinstance(error, (RuntimeError, OSError)) else ""
-        raise BadInput(f"{path}: damaged or incomplete: {reason or 'its parts do not fit'}") from None
+def _cast(name: str, array: np.ndarray, dtype: FloatType) -> np.ndarray:
+    if dtype == "float32" or array.dtype != np.float32:
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(_TYPES[dtype])
+    if np.isinf(cast.astype(np.float32)).any() and not np.isinf(array).any():
+        raise BadInput(f"dtype={dtype!r}: {name} has numbers up to {np.abs(array).max():g}; use 'bfloat16'")
+    return cast
 
 
-def _check_content(path: Path) -> None:
-    """Refuse what is often found in the place of weights."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    if start.startswith(b"version https://git-lfs"):
-        raise BadInput(
-            f"{path}: a Git LFS pointer, not the weights themselves; fetch them with `git lfs pull`"
-        )
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise BadInput(
-            f"{path}: a web page, not weights; download the file again, signed in if it needs that"
-        )
+def _tensor(torch: ModuleType, array: np.ndarray) -> Any:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _torch(path: Path) -> ModuleType:
@@ -164,7 +209,7 @@ def _torch(path: Path) -> ModuleType:
         import torch
     except ImportError:
         raise MissingPackage(
-            f"{path}: {path.suffix} files need PyTorch: pip install 'resnext-jax[torch]', "
-            f"or use a {SAFETENSORS} file"
+            f"{path}: to write {path.suffix} files install PyTorch: pip install 'resnext-jax[torch]', or "
+            f"write {SAFETENSORS}, which PyTorch's users read too"
         ) from None
     return torch

@@ -1,6 +1,9 @@
-"""torchvision's ImageNet weights by name: where they are, how good they are, how images are prepared."""
+"""Published weights by name: torchvision's, and timm's tags; where they are and how good they are."""
 
+import csv
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
@@ -68,27 +71,115 @@ NAMED_WEIGHTS: dict[str, dict[str, NamedWeights]] = {
 }
 
 
+@dataclass(frozen=True)
+class TimmWeights:
+    """Weights that timm publishes on the hub; figures and licence are as timm has them.
+
+    The table `timm_weights.csv` has the models of timm 1.0's file resnet.py with their tags, classes, sizes
+    and licences, and the accuracies of timm's results/results-imagenet.csv of August 2024. Those that are not
+    in there are None.
+
+    Args:
+        model: name of the variant.
+        tag: name of the weights, such as "a1h_in1k".
+        classes: outputs of the head; 0: it has none.
+        image_size: side of the images in pixels that the accuracies are for.
+        top1: accuracy in percent, on ImageNet-1k's validation images.
+        top5: accuracy in percent.
+        license: identifier, such as "apache-2.0".
+    """
+
+    model: str
+    tag: str
+    classes: int
+    image_size: int
+    top1: float | None
+    top5: float | None
+    license: str | None
+
+    @property
+    def repository(self) -> str:
+        """Its name on the hub."""
+        return f"timm/{self.model}.{self.tag}"
+
+
+@cache
+def timm_weights() -> dict[str, dict[str, TimmWeights]]:
+    """timm's weights by model and tag, each model's default first; models without weights have none."""
+    table: dict[str, dict[str, TimmWeights]] = {}
+    text = files("resnext_jax.weights").joinpath("timm_weights.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        tags = table.setdefault(row["model"], {})
+        if row["tag"]:
+            tags[row["tag"]] = TimmWeights(
+                row["model"],
+                row["tag"],
+                int(row["classes"]),
+                int(row["image_size"]),
+                float(row["top1"]) if row["top1"] else None,
+                float(row["top5"]) if row["top5"] else None,
+                row["license"] or None,
+            )
+    return table
+
+
+def split_tag(name: str) -> tuple[str, str | None]:
+    """Model and tag of a name as timm forms it, "resnet50.a1_in1k"; the tag is None if there is none.
+
+    Raises:
+        BadInput: the model has no weights of that tag.
+    """
+    model, dot, tag = name.partition(".")
+    if not dot or model not in timm_weights():
+        return name, None
+    if tag not in timm_weights()[model]:
+        raise BadInput(_no_such_weights(tag, model))
+    return model, tag
+
+
 def is_name(weights: str) -> bool:
-    """Whether it is a name of weights and not a path."""
-    return weights == DEFAULT or any(weights in names for names in NAMED_WEIGHTS.values())
+    """Whether it is torchvision's name of weights or a tag of timm's, and not a path."""
+    tables: list[dict[str, dict]] = [NAMED_WEIGHTS, timm_weights()]
+    return weights == DEFAULT or any(weights in names for table in tables for names in table.values())
 
 
-def named_weights(weights: str, model: str) -> NamedWeights:
+def named_weights(weights: str, model: str) -> NamedWeights | TimmWeights:
     """Weights of a model by name.
 
     Args:
-        weights: "IMAGENET1K_V1", "IMAGENET1K_V2" or "DEFAULT" (the best).
+        weights: "IMAGENET1K_V1", "IMAGENET1K_V2", a tag of timm's, or "DEFAULT": torchvision's best if the
+            model is torchvision's, else timm's default.
         model: name of the variant.
 
     Raises:
-        ValueError: the model has no weights of that name.
+        BadInput: the model has no weights of that name.
     """
-    known = NAMED_WEIGHTS.get(model, {})
-    if weights == DEFAULT and known:
-        weights = list(known)[-1]
-    if weights not in known:
-        raise BadInput(
-            f"weights={weights!r}: {model} has no weights of that name; "
-            f"it has {', '.join([*known, DEFAULT]) if known else 'none: give a file'}"
-        )
-    return known[weights]
+    torchvision, timm = NAMED_WEIGHTS.get(model, {}), timm_weights().get(model, {})
+    if weights == DEFAULT and torchvision:
+        weights = list(torchvision)[-1]
+    elif weights == DEFAULT and timm:
+        weights = next(iter(timm))
+    if weights in torchvision:
+        return torchvision[weights]
+    if weights in timm:
+        return timm[weights]
+    raise BadInput(_no_such_weights(weights, model))
+
+
+def known_license(weights: str, model: str = "") -> str | None:
+    """Licence of weights that are in timm's table; None if they are not, or it has none.
+
+    Args:
+        weights: "timm/model.tag" (also after "hf-hub:"), "model.tag", or a tag.
+        model: name of the variant, for a tag alone.
+    """
+    name = weights.partition("@")[0].rpartition("timm/")[2]
+    variant, _, tag = name.partition(".") if "." in name else (model, "", name)
+    known = timm_weights().get(variant, {}).get(tag)
+    return known and known.license
+
+
+def _no_such_weights(weights: str, model: str) -> str:
+    known = [*NAMED_WEIGHTS.get(model, {}), *timm_weights().get(model, {})]
+    has = ", ".join([*known, DEFAULT]) if known else "none: give a file, or a repository of the hub"
+    return f"weights={weights!r}: {model} has no weights of that name; it has {has}"

@@ -5,7 +5,9 @@ axes in another order. There is no table of names, so every model of `resnext_ja
 """
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import jax
@@ -15,7 +17,8 @@ from flax import nnx
 
 from resnext_jax.errors import BadInput
 from resnext_jax.models import VARIANTS, ResNet, ResNetConfig, abstract_model
-from resnext_jax.weights.find import find_state_dict
+from resnext_jax.weights.checkpoint import find_network
+from resnext_jax.weights.stored import Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -29,28 +32,31 @@ _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 _LISTED = 8  # names that a report gives of each kind
 
 
-def load_torch_state_dict(model: ResNet, state_dict: Mapping[str, Any], *, head: Head = "strict") -> None:
+def load_torch_state_dict(
+    model: ResNet, state_dict: Mapping[str, Any], *, head: Head = "strict", ema: bool = True
+) -> None:
     """Fill a model with the arrays of a state dict in torch's names and layout.
 
-    Every array of the state dict is used and every variable of the model is filled, or nothing is changed.
-    Wrappers, prefixes and counters are removed as `find_state_dict` does; float16, bfloat16 and float64
-    become float32. The log says so.
+    Every array of the network is used and every variable of the model is filled, or nothing is changed.
+    `num_batches_tracked` is ignored. The network is found in dictionaries of training scripts as well, under
+    any prefix, and every type of floating point number becomes float32. The log says so.
 
     Args:
         model: filled in place; may be abstract.
         state_dict: arrays of numpy, jax or torch by torch's names.
         head: "strict" fills `fc` too; "new" leaves the model's own, whatever the state dict has there.
+        ema: where averaged weights lie beside the raw ones, take the averaged.
 
     Raises:
-        ValueError: names or shapes differ; the message counts all differences, names the first of each kind
+        BadInput: names or shapes differ; the message counts all differences, names the first of each kind
             and says which variant the state dict looks like.
     """
     if head not in ("strict", "new"):
         raise BadInput(f"head={head!r}: expected 'strict' or 'new'")
-    arrays = clean_state_dict(state_dict)
+    arrays = clean_state_dict(state_dict, ema=ema)
     variables = {_torch_name(path): (path, var) for path, var in nnx.to_flat_state(nnx.state(model))}
     if head == "new":
-        arrays, variables = _without_head(arrays), _without_head(variables)
+        arrays, variables = _backbone(arrays, variables), _without_head(variables)
     shapes = {name: _torch_shape(var.shape) for name, (_, var) in variables.items()}
     _check(arrays, shapes, model)
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
@@ -83,20 +89,20 @@ def from_trees(*trees: Mapping[Any, Any]) -> StateDict:
     return dict(sorted(named.items()))
 
 
-def clean_state_dict(state_dict: Mapping[str, Any], *, average: bool = True) -> StateDict:
-    """Find a state dict in what a script saved, strip prefixes, and make every array float32 numpy.
+def clean_state_dict(content: Mapping[str, Any], *, ema: bool = True) -> StateDict:
+    """The network in a checkpoint, as float32 arrays of numpy by torchvision's names, without counters.
 
     Args:
-        state_dict: as `find_state_dict` takes.
-        average: take averaged weights if they lie beside the raw ones.
+        content: a state dict, or a checkpoint that holds one; see `checkpoint.find_network`.
+        ema: where averaged weights lie beside the raw ones, take the averaged.
 
     Raises:
-        BadInput: no arrays, or arrays that are not dense ones of floating point numbers.
+        BadInput: no arrays, several networks, or values that are not dense arrays of floating point numbers.
     """
-    arrays: StateDict = {}
-    casts: dict[str, list[str]] = {}
-    bad = []
-    for name, value in find_state_dict(state_dict, average=average).items():
+    arrays, casts, bad = {}, {}, []
+    for name, value in find_network(content, ema=ema).items():
+        if name.endswith("num_batches_tracked"):
+            continue
         array, dtype = _float32(value)
         if array is None:
             bad.append(f"{name} ({dtype})")
@@ -112,9 +118,13 @@ def clean_state_dict(state_dict: Mapping[str, Any], *, average: bool = True) -> 
 
 
 def looks_like(state_dict: StateDict) -> list[str]:
-    """Variants whose names and shapes a clean state dict has, but for the head and the input channels."""
+    """Variants whose names and shapes a clean state dict has, but for the head and the input channels.
+
+    There may be several: anti-aliasing, activation functions and epsilons have no arrays. They come in the
+    table's order, where the plainest is first.
+    """
     shapes = {name: array.shape for name, array in state_dict.items()}
-    return [name for name, config in VARIANTS.items() if _may_be(config, shapes) and _fits(name, shapes)]
+    return [name for name, config in VARIANTS.items() if _may_be(config, shapes) and _fits(config, shapes)]
 
 
 def _may_be(config: ResNetConfig, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -129,11 +139,23 @@ def _may_be(config: ResNetConfig, shapes: Mapping[str, tuple[int, ...]]) -> bool
     return blocks == [*config.layers, 0] and first == (width, config.width_per_group)
 
 
-def _fits(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    expected = torch_shapes(abstract_model(name))
-    # [outputs, inputs, height, width]
-    expected["conv1.weight"] = (64, *shapes.get("conv1.weight", ())[1:2], *expected["conv1.weight"][2:])
-    return _without_head(expected) == _without_head(shapes)
+def _fits(config: ResNetConfig, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return _without_head(_variant_shapes(config, input_channels(shapes))) == _without_head(shapes)
+
+
+@lru_cache
+def _variant_shapes(config: ResNetConfig, in_channels: int) -> dict[str, tuple[int, ...]]:
+    return torch_shapes(abstract_model(config, in_channels=in_channels))
+
+
+def input_channels(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Channels of the images that a state dict is for; 3 if its first convolution is not to be found.
+
+    Args:
+        shapes: of its arrays, by torch's names.
+    """
+    first = shapes.get("conv1.weight") or shapes.get("conv1.0.weight") or ()
+    return first[1] if len(first) == 4 and first[1] > 0 else 3
 
 
 def torch_shapes(model: ResNet) -> dict[str, tuple[int, ...]]:
@@ -150,12 +172,27 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
 
 
+def _backbone(arrays: StateDict, variables: Mapping[str, Any]) -> StateDict:
+    """The arrays without those of any kind of head."""
+    parts = {name.partition(".")[0] for name in variables} - {"fc"}
+    kept = {
+        name: array
+        for name, array in arrays.items()
+        if name.partition(".")[0] in parts or re.match(r"(layer|conv|bn)\d", name)
+    }
+    if left := [name for name in arrays if name not in kept and not name.startswith("fc.")]:
+        log.info("state dict: %d arrays of other heads are left out: %s", len(left), _join(left))
+    return kept or arrays
+
+
 def _without_head(named: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if not name.startswith("fc.")}
 
 
 def _float32(value: Any) -> tuple[np.ndarray | None, str]:
     """The value as a float32 array, or None, and the name of the type that it had."""
+    if isinstance(value, Unreadable):
+        return None, value.kind
     if hasattr(value, "is_floating_point"):  # a torch tensor; numpy has no bfloat16, so torch casts
         dtype, layout = (str(kind).removeprefix("torch.") for kind in (value.dtype, value.layout))
         if layout != "strided" or value.is_meta:
@@ -181,9 +218,9 @@ def _check(arrays: StateDict, expected: dict[str, tuple[int, ...]], model: ResNe
     if not found:
         return
     if not missing and not unexpected and all(name.startswith("fc.") for name in wrong):
-        hint = "the number of classes differs; --new-head (head='new') replaces the head"
+        hint = "the number of classes differs; new_head=True (head='new' in Python) replaces the head"
     elif not unexpected and not wrong and all(name.startswith("fc.") for name in missing):
-        hint = "it has no head; --new-head (head='new') makes one"
+        hint = "it has no head; new_head=True (head='new' in Python) makes one"
     elif not missing and not unexpected and list(wrong) == ["conv1.weight"]:
         hint = "the number of input channels differs (in_channels)"
     else:

@@ -11,12 +11,18 @@ from resnext_jax.fields import Config, Range
 
 @dataclass(frozen=True, kw_only=True)
 class Models(Config):
-    """List the models."""
+    """List the models, or their published weights."""
+
+    weights: bool = False
+    """List the weights that torchvision and timm publish: name or tag, licence, top-1, sizes."""
 
     def __call__(self) -> None:
         from resnext_jax.reports import tables
 
-        tables.print_models()
+        if self.weights:
+            tables.print_weights()
+        else:
+            tables.print_models()
 
 
 @dataclass(frozen=True, kw_only=True)
