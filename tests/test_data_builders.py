@@ -261,7 +261,7 @@ def test_a_damaged_image_stops_the_preparation(tmp_path):
 
 
 def test_archives_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match=r"get the archive from https://.*--archive"):
+    with pytest.raises(ValueError, match=r"get the archive from https://.*archive="):
         prepare_tfds("tfds:monkeypox/original", tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         prepare_tfds("tfds:monkeypox/original", tmp_path, tmp_path / "none.zip")
