@@ -104,4 +104,4 @@ class Dataset:
 
     def _check_classes(self) -> None:
         if len(self.classes) < 2:
-            raise BadInput(f"{self.name} has one class only, {self.classes[0]}: expected two or more")
+            raise BadInput(f"{self.name} has one class only, {', '.join(self.classes)}: expected two or more")

@@ -45,6 +45,7 @@ class GivenImages:
                 self.keys.append(getattr(image, "filename", "") or f"image {i}")
                 self._images.append(image if isinstance(image, Image.Image) else _array(image, self.keys[-1]))
         self.labels = np.zeros(len(self.keys), np.int32)
+        self.sizes = np.zeros(len(self.keys), np.int64)  # not known before they are read
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -60,8 +61,9 @@ class GivenImages:
 
 def _several(images: Any) -> Sequence[Any]:
     """A list, also of what is one image."""
+    several: Sequence[Any] = images
     is_one = isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) < 4
-    return [images] if is_one else images
+    return [images] if is_one else several
 
 
 def _array(image: Any, key: str) -> np.ndarray:

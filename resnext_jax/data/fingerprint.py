@@ -67,7 +67,7 @@ class Fingerprint:
         rows = sorted(
             row for name, source in splits.items() for row in _rows(name, source, (checksums or {}).get(name))
         )
-        digests = {"names": _digest((row.image,) for row in rows)}
+        digests: dict[str, str | None] = {"names": _digest((row.image,) for row in rows)}
         digests |= {name: _digest((row.image, getattr(row, name)) for row in rows) for name in _ASPECTS}
         if not all(row.crc32 for row in rows):
             digests["crc32"] = None

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,7 @@ def _splits_below_classes(folder: Folder) -> Layout:
     """Folders `a/train a/val b/train b/val` as splits; {} if they are not laid out so."""
     found: Layout = {}
     for of_class in folder.subfolders:
-        names = {split_of_name(sub.name): sub for sub in of_class.subfolders}
+        names: dict[Any, Folder] = {split_of_name(sub.name): sub for sub in of_class.subfolders}
         several = 2 <= len(names) == len(of_class.subfolders)
         if None in names or not several or of_class.files or any(sub.subfolders for sub in names.values()):
             return {}

@@ -102,7 +102,7 @@ def upright(image: Image.Image, key: str) -> np.ndarray:
 
 def _turn(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
     """What was seen, of what is stored."""
-    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from resnext_jax.data.images import decode
-from resnext_jax.data.preprocessing import Preprocessing
+from resnext_jax.data.preprocessing import Geometry, Preprocessing
 from resnext_jax.data.sources import Source
 from resnext_jax.errors import BadInput
 
@@ -68,7 +68,7 @@ class Images:
     def __init__(
         self,
         source: Source,
-        preprocessing: Preprocessing,
+        preprocessing: Geometry,
         *,
         skip_bad: bool,
         workers: int | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,19 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 # A larger frame is not resized as a whole: 64 MiB in Pillow.
 _MOST_PIXELS = 1 << 24
+
+
+class Geometry(Protocol):
+    """From an image of any size to a square one."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the result in pixels."""
+        ...
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """From uint8 [h, w, 3] to uint8 [image_size, image_size, 3]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -149,4 +162,5 @@ class Preprocessing:
         """
         if unknown := values.keys() - {field.name for field in fields(cls)}:
             raise BadInput(f"unknown preprocessing field: {', '.join(sorted(unknown))}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)

@@ -22,23 +22,28 @@ class Source(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the labels."""
+        ...
 
     @property
     def labels(self) -> np.ndarray:
         """int32 [N]."""
+        ...
 
     @property
     def keys(self) -> Sequence[str]:
         """The records' keys, length N."""
+        ...
 
     @property
     def sizes(self) -> np.ndarray:
         """int64 [N], bytes of each image as it is stored; 0 if that is not known without reading it."""
+        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
         """Read record `index`. Raises OSError or ValueError if it cannot be read."""
+        ...
 
 
 class NamedSource(Source, Protocol):
@@ -47,10 +52,12 @@ class NamedSource(Source, Protocol):
     @property
     def names(self) -> Sequence[str]:
         """What a regular expression for groups is matched against, length N."""
+        ...
 
     @property
     def groups(self) -> Sequence[str] | None:
         """The group of each image, length N, if the data say it themselves."""
+        ...
 
 
 class Subset:
@@ -68,7 +75,7 @@ class Subset:
     @property
     def keys(self) -> Sequence[str]:
         keys = self.source.keys
-        return [keys[i] for i in self.indices]
+        return [keys[int(i)] for i in self.indices]
 
     @property
     def sizes(self) -> np.ndarray:
@@ -113,7 +120,8 @@ class Relabelled:
 
     def __getitem__(self, index: int) -> Record:
         record = self.source[index]
-        return record | {"label": int(self._label_of[record["label"]])}
+        label = int(self._label_of[record["label"]])
+        return {"image": record["image"], "label": label, "key": record["key"]}
 
 
 class Concatenation:

@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -126,12 +127,14 @@ def groups_of(source: Source, group_by: str | None = None) -> list[str] | None:
         return None if groups is None else [groups[i] for i in source.indices]
     if isinstance(source, Concatenation):
         parts = [groups_of(part, group_by) for part in source.sources]
-        return None if None in parts else [group for part in parts for group in part]
+        known = [part for part in parts if part is not None]
+        return [group for part in known for group in part] if len(known) == len(parts) else None
+    named = cast(NamedSource, source)
     if group_by in ("auto", "copies"):
-        return _found_groups(source, group_by)
+        return _found_groups(named, group_by)
     if group_by is not None:
-        return groups_by_regex(source.names, group_by)
-    groups = source.groups
+        return groups_by_regex(named.names, group_by)
+    groups = named.groups
     return None if groups is None else list(groups)
 
 

@@ -76,6 +76,8 @@ def open_table(file: Path, rule: Split, columns: Columns, image_dir: Path | None
         raise FileNotFoundError(f"image_dir={root}: no such folder")
     files = _Files(root)
     columns = _choose(table, columns, files, grouped=rule.group_by is not None)
+    assert columns.image is not None
+    assert columns.label is not None
     told = [f"{role}s by {name!r}" for role in _USUAL if (name := getattr(columns, role))]
     logger.info("%s: %s", file, ", ".join(told))
     rows = _labelled(table, columns)
@@ -186,6 +188,7 @@ def _folders(path: PurePosixPath) -> Iterable[str]:
 
 def _labelled(table: Cells, columns: Columns) -> list[int]:
     """The rows that have a label: all, or all but a test split without any."""
+    assert columns.label is not None
     labels = table.cells[columns.label]
     bare = [row for row, label in enumerate(labels) if not label]
     if not bare:

@@ -67,7 +67,7 @@ class Folder:
     def walk(self) -> Iterator[Folder]:
         """This folder and all below it, each once: by its own path rather than by a link."""
         seen: set[tuple[int, int]] = set()
-        folders, linked = deque([self]), deque[Folder]()
+        folders, linked = deque[Folder]([self]), deque[Folder]()
         while folders or linked:
             folder = folders.popleft() if folders else linked.popleft()
             if folder._identity in seen:

@@ -37,9 +37,9 @@ class Predictions:
 
     def some(self, indices: Sequence[int]) -> "Predictions":
         """Those of some of the images."""
-        indices = np.asarray(indices, int)
-        keys = [self.keys[i] for i in indices]
-        return Predictions(keys, self.images[indices], self.probabilities[indices], self.classes)
+        chosen = np.asarray(indices, int)
+        keys = [self.keys[i] for i in chosen]
+        return Predictions(keys, self.images[chosen], self.probabilities[chosen], self.classes)
 
     def top(self, k: int = 1) -> list[list[tuple[str, float]]]:
         """The k most probable classes of each image, with their probabilities."""

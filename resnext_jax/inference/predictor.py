@@ -18,6 +18,7 @@ from resnext_jax.data import (
     DataConfig,
     Dataset,
     Fingerprint,
+    Geometry,
     GivenImages,
     ImageLike,
     Images,
@@ -154,10 +155,11 @@ class Predictor:
             FileNotFoundError: a path that is not there, or a folder without images.
             BadInput: unreadable images, behind the predictions for all others.
         """
-        source = images if hasattr(images, "labels") else GivenImages(images, self.classes)
+        given: Any = images
+        source: Source = given if hasattr(images, "labels") else GivenImages(given, self.classes)
         if not len(source):
             raise BadInput("there is no image to classify")
-        seen = views(self.preprocessing) if tta else [self.preprocessing]
+        seen: Sequence[Geometry] = views(self.preprocessing) if tta else [self.preprocessing]
         # Bad images are named once, not for every view.
         loaded = [
             Images(source, view, skip_bad=True, named=skip_bad_images and i == 0)
@@ -295,7 +297,7 @@ class Predictor:
         quiet: bool = True,
         batch_size: int | None = None,
         devices: int | None = None,
-        **changes: object,
+        **changes: Any,
     ) -> dict[str, Any]:
         """Metrics on a split of the data that the run was trained on, or on other data.
 
@@ -315,7 +317,7 @@ class Predictor:
                 that have to be divided and are not those of the training.
             FileNotFoundError: the data are not there.
         """
-        options = {"quiet": quiet, "batch_size": batch_size, "devices": devices}
+        options: dict[str, Any] = {"quiet": quiet, "batch_size": batch_size, "devices": devices}
         return self.predict_split(split, **options, **changes).metrics(positive)
 
     def evaluate_source(
@@ -377,8 +379,8 @@ class Predictor:
         devices: int | None,
     ) -> LabelledPredictions:
         images = read_images({name: source}, self.preprocessing, config, Console(quiet))[name]
-        batch_size = batch_size or self.settings.get("batch_size", 32)
-        log_probabilities, read = self._log_probabilities(images, batch_size, devices)
+        size = batch_size or int(self.settings.get("batch_size", 32))
+        log_probabilities, read = self._log_probabilities(images, size, devices)
         images = images.subset(read)
         if groups is not None and len(images) < len(source):  # some could not be read
             group_of = dict(zip(source.keys, groups, strict=True))

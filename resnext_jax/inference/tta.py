@@ -1,6 +1,5 @@
 """Test-time augmentation: several views of an image, whose predictions are averaged."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +46,7 @@ class View:
         return np.asarray(Image.fromarray(image).resize((side, side), resample, (x, y, x + wide, y + high)))
 
 
-def views(preprocessing: Preprocessing) -> list[Callable[[np.ndarray], np.ndarray]]:
+def views(preprocessing: Preprocessing) -> list[View]:
     """Ten views of an image: as it is seen otherwise, its four corners, and the mirror images of these five.
 
     With a centre crop it is torchvision's `TenCrop`. If nothing is cropped (`resize_size` is the image size),

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -118,7 +118,7 @@ class PredictionFiles:
                 self._table.writerow([as_utf8(key), *truth.values(), name or "", *numbers])
             if self._jsonl:
                 values = [round(float(value), 6) for value in row]
-                record = {"image": as_utf8(key)} | truth
+                record: dict[str, Any] = {"image": as_utf8(key)} | truth
                 record |= {"class": name, "probability": values[best]}
                 record["probabilities"] = dict(zip(self._classes, values, strict=True))
                 self._jsonl.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -263,11 +263,11 @@ class Checkpoints:
         steps = saved_steps(self.directory)
         if not steps:
             raise FileNotFoundError(f"{self.folder}: no checkpoint was saved here")
-        latest = [(step, "latest") for step in steps]
+        latest: list[tuple[int, Which]] = [(step, "latest") for step in steps]
         if which == "latest":
             return latest
         ranked = {step: rank(metrics) for step in steps if (metrics := self._known_metrics(step))}
-        best = [(max(ranked, key=ranked.__getitem__), "best")] if ranked else []
+        best: list[tuple[int, Which]] = [(max(ranked, key=ranked.__getitem__), "best")] if ranked else []
         return best + [(step, kind) for step, kind in latest if (step, "best") not in best]
 
     def _known_metrics(self, step: int) -> dict[str, float] | None:
@@ -304,10 +304,11 @@ class Checkpoints:
 
     def _make_manager(self) -> ocp.CheckpointManager:
         keep = checkpoint_managers
+        by_rank: Any = rank  # Orbax compares what it gives, and a tuple breaks ties
         newest = keep.LatestN(1)
-        best = keep.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
+        best = keep.BestN(get_metric_fn=by_rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            best_fn=rank,
+            best_fn=by_rank,
             preservation_policy=keep.AnyPreservationPolicy([newest, best]),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
         )

@@ -258,6 +258,12 @@ class TrainConfig(
             if self.head_lr is not None and not any(trained["fc"].values()):
                 raise BadInput(f"{shown(self, 'head_lr')} with a frozen head: leave fc out of freeze")
 
+    @property
+    def directory(self) -> Path:
+        """The run directory, once `resolved` has named it."""
+        assert self.out is not None
+        return self.out
+
     def resolved(self) -> Self:
         """The same run with its learning rate and its directory named, if it leaves them open."""
         return replace(self, lr=self.peak_lr, out=self.out or self._own_directory())

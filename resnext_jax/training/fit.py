@@ -98,14 +98,14 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
                 )
                 return result
             if primary:
-                claimed = runs.claim(config.out, resume=config.resume, overwrite=config.overwrite)
+                claimed = runs.claim(config.directory, resume=config.resume, overwrite=config.overwrite)
                 stack.enter_context(claimed)
             prepared = prepare(config, parallel.global_count, console, resuming=resuming)
         trainer = Trainer(*prepared, parallel)
         del prepared  # the initial state, whose place the trainer's takes
         setup = trainer.setup
         if resuming:
-            with runs.Checkpoints(config.out) as checkpoints:
+            with runs.Checkpoints(config.directory) as checkpoints:
                 trainer.restore(checkpoints)
         _announce(trainer, resuming, console)
         if not _finished(config, trainer.history):
@@ -117,7 +117,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             _write_bad_images(setup)
 
         evaluate = Evaluator(setup.eval_graphdef, setup.spec.preprocessing.normalize, parallel)
-        checkpoints = stack.enter_context(runs.Checkpoints(config.out, write=True))
+        checkpoints = stack.enter_context(runs.Checkpoints(config.directory, write=True))
         stop = stack.enter_context(StopRequest())
         saved = time.monotonic()
         while not _finished(config, trainer.history):
@@ -154,9 +154,9 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         checkpoints.close()
         summary = _summary(trainer, best, time.perf_counter() - started)
         if primary:
-            runs.write_history(config.out, trainer.history)
-            runs.write_json(config.out / runs.SUMMARY, summary)
-    return FitResult(config.out, trainer.history, summary)
+            runs.write_history(config.directory, trainer.history)
+            runs.write_json(config.directory / runs.SUMMARY, summary)
+    return FitResult(config.directory, trainer.history, summary)
 
 
 def _is_resumable(config: TrainConfig) -> bool:
@@ -166,9 +166,9 @@ def _is_resumable(config: TrainConfig) -> bool:
         FileNotFoundError: there is no run, and no setting says what else to do.
         BadInput: the run was configured in another way.
     """
-    saved = runs.saved_steps(config.out)
-    if saved or (config.out / runs.CONFIG).is_file():
-        if different := config.resolved().changes(saved_config(config.out)):
+    saved = runs.saved_steps(config.directory)
+    if saved or (config.directory / runs.CONFIG).is_file():
+        if different := config.resolved().changes(saved_config(config.directory)):
             raise BadInput(
                 f"out={config.out}: the run to resume has other settings ({'; '.join(different)}); leave "
                 "them out, or start a new run"
@@ -178,17 +178,18 @@ def _is_resumable(config: TrainConfig) -> bool:
             f"out={config.out}: no run here to resume; give the settings of a run that is to start here"
         )
     if not saved:
-        logger.warning("out=%s: nothing was saved there yet; starting from the beginning", config.out)
+        logger.warning("out=%s: nothing was saved there yet; starting from the beginning", config.directory)
     return bool(saved)
 
 
 def _finished_before(config: TrainConfig) -> FitResult | None:
     """The result of a run that was finished by an earlier process."""
-    with contextlib.suppress(runs.Damaged, OSError, ValueError), runs.Checkpoints(config.out) as checkpoints:
+    out = config.directory
+    with contextlib.suppress(runs.Damaged, OSError, ValueError), runs.Checkpoints(out) as checkpoints:
         history = checkpoints.read_meta(checkpoints.step_of("latest"))["history"]
-        summary = json.loads((config.out / runs.SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads((out / runs.SUMMARY).read_text(encoding="utf-8"))
         if _finished(config, history) and summary["epochs"] == len(history):
-            return FitResult(config.out, history, summary)
+            return FitResult(config.directory, history, summary)
     return None
 
 
@@ -198,19 +199,20 @@ def _finished(config: TrainConfig, history: list[Row]) -> bool:
 
 def _begin_directory(setup: Setup, resuming: bool) -> None:
     """Write what the run is to its directory, in the place of an older run unless that goes on."""
-    config = setup.config
+    config, out = setup.config, setup.config.directory
     if resuming:
-        before = runs.read_config(config.out)
-        runs.write_config(config.out, setup.spec, config.to_dict(), setup.fingerprint.summary, resumed=before)
+        before = runs.read_config(out)
+        runs.write_config(out, setup.spec, config.to_dict(), setup.fingerprint.summary, resumed=before)
     else:
-        runs.start(config.out, setup.spec, config.to_dict(), setup.fingerprint.summary)
-    setup.fingerprint.write(config.out)
+        runs.start(out, setup.spec, config.to_dict(), setup.fingerprint.summary)
+    setup.fingerprint.write(out)
 
 
 def _write_bad_images(setup: Setup) -> None:
     """Name every image that was skipped so far in a file of the run."""
     if bad := setup.train_images.bad | setup.val_images.bad:
-        write_whole(setup.config.out / "bad_images.txt", "".join(f"{printable(r)}\n" for r in bad.values()))
+        reasons = "".join(f"{printable(reason)}\n" for reason in bad.values())
+        write_whole(setup.config.directory / "bad_images.txt", reasons)
 
 
 def _announce(trainer: Trainer, resuming: bool, console: Console) -> None:
@@ -255,7 +257,7 @@ def _save(
     try:
         trainer.save(checkpoints, metrics)
         if metrics is not None and jax.process_index() == 0:
-            runs.write_history(config.out, trainer.history)
+            runs.write_history(config.directory, trainer.history)
     except OSError as error:
         if must or config.on_save_error == "stop":
             raise
@@ -268,7 +270,7 @@ def _interrupted(trainer: Trainer, signum: int) -> Interrupted:
         signum,
         f"saved after {trainer.step} steps, in epoch {len(trainer.history) + 1} of {config.epochs}, in "
         f"{config.out}",
-        config.out,
+        config.directory,
     )
 
 
@@ -279,8 +281,9 @@ def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[
     start = time.perf_counter()
     with console.task("validating", -(-len(images) // config.batch_size)) as update:
         log_probabilities, read = evaluate(trainer.state.model, images, config.batch_size, update)
+    assert trainer.sums is not None  # the epoch's steps are made
     labels = images.labels[read]
-    lr = make_schedule(config, setup.steps_per_epoch)(trainer.step - 1)
+    lr: Any = make_schedule(config, setup.steps_per_epoch)(trainer.step - 1)
     row: Row = {"epoch": len(trainer.history) + 1, "step": trainer.step}
     row["lr"] = float(lr) * lr_scale(config, trainer.history)
     trained = means({name: total for name, total in trainer.sums.items() if name != "skipped"})
@@ -313,7 +316,7 @@ def _progress(trainer: Trainer, labels: np.ndarray, log_probabilities: np.ndarra
         return np.asarray(jax.jit(setup.augment)(keys, images))
 
     return Progress(
-        setup.config.out,
+        setup.config.directory,
         setup.spec,
         setup.config,
         trainer.history,

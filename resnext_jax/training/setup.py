@@ -74,7 +74,7 @@ def prepare(
     """
     _check_shares(config, devices)
     dataset = config.open()
-    spec = read_spec(config.out) if resuming else make_spec(config, dataset.classes)
+    spec = read_spec(config.directory) if resuming else make_spec(config, dataset.classes)
     if spec.classes != dataset.classes:
         raise BadInput(
             f"data={config.data}: its classes are {', '.join(dataset.classes)}; those of the run in "
@@ -129,9 +129,9 @@ def prepare(
 
 def _check_images(config: TrainConfig, fingerprint: Fingerprint) -> None:
     """Check that the images are those that the run began with; they may lie elsewhere."""
-    saved = read_config(config.out)
+    saved = read_config(config.directory)
     if "data" in saved:
-        check_same_images(fingerprint, saved["data"], config.data, config.out)
+        check_same_images(fingerprint, saved["data"], config.data, config.directory)
     elif saved["config"]["data"] != config.data:
         raise BadInput(
             f"data={config.data}: the run in {config.out} does not say what images it was trained on; leave "

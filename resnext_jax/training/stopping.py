@@ -36,7 +36,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signum: int | None = None
+        self._signum: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -52,15 +52,21 @@ class StopRequest:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
+    @property
+    def signum(self) -> int:
+        """The signal that came."""
+        assert self._signum is not None
+        return self._signum
+
     def requested(self, step: int) -> bool:
         """Whether to stop after this step, the same answer in every process."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self.signum = signal.SIGTERM
-        return self.signum is not None
+            self._signum = signal.SIGTERM
+        return self._signum is not None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is None:
-            self.signum = signum
+        if self._signum is None:
+            self._signum = signum
             return
         handler = self._previous[signum]
         if callable(handler):

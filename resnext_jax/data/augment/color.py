@@ -23,11 +23,11 @@ def sample_jitter(
 ) -> Jitter:
     """Uniform draws: factors from max(0, 1 - x) to 1 + x, hue from -x to x; None where x is 0."""
     u = jax.random.uniform(key, (4,))
-    factors = [
+    by_brightness, by_contrast, by_saturation = (
         max(0.0, 1 - x) * (1 - u[i]) + (1 + x) * u[i] if x else None
         for i, x in enumerate((brightness, contrast, saturation))
-    ]
-    return Jitter(*factors, hue * (2 * u[3] - 1) if hue else None)
+    )
+    return Jitter(by_brightness, by_contrast, by_saturation, hue * (2 * u[3] - 1) if hue else None)
 
 
 def jitter(image: jax.Array, by: Jitter) -> jax.Array:

@@ -33,7 +33,8 @@ def make_mix(mixup: float, cutmix: float) -> Mix | None:
     def sample_weights(key: jax.Array, height: int, width: int) -> jax.Array:
         choice, beta, place = jax.random.split(key, 3)
         pasted = jax.random.bernoulli(choice, 0.5 if mixup and cutmix else float(cutmix > 0))
-        weight = jax.random.beta(beta, *2 * [jnp.where(pasted, cutmix, mixup)])
+        alpha = jnp.where(pasted, cutmix, mixup)
+        weight = jax.random.beta(beta, alpha, alpha)
         box = cutmix_box(weight, jax.random.uniform(place, (2,)), height, width)
         return jnp.where(pasted, ~inside(box, height, width), weight)
 

@@ -65,7 +65,9 @@ def _warp(key: jax.Array, image: jax.Array, config: AugmentConfig) -> jax.Array:
 
 
 def _auto(key: jax.Array, image: jax.Array, config: AugmentConfig) -> jax.Array:
-    operation, magnitude = auto.sample_operation(key, config.auto, *image.shape[:2])
+    assert config.auto != "none"
+    height, width, _ = image.shape
+    operation, magnitude = auto.sample_operation(key, config.auto, height, width)
     return auto.apply_operation(image, operation, magnitude, config.fill)
 
 
@@ -81,4 +83,5 @@ def _jitter(key: jax.Array, image: jax.Array, config: AugmentConfig) -> jax.Arra
 
 
 def _erase(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    return erase.erase(image, erase.sample_erase(key, *image.shape[:2], probability))
+    height, width, _ = image.shape
+    return erase.erase(image, erase.sample_erase(key, height, width, probability))

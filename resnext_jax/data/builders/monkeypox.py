@@ -78,9 +78,10 @@ class Monkeypox(ArchiveBuilder, skip_registration=True):
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
         with ExitStack() as stack:
             root: Path | zipfile.Path = self.archive
+            config: Any = self.builder_config
             if self.archive.is_file():
                 root = zipfile.Path(stack.enter_context(zipfile.ZipFile(self.archive)))
-            for path, label in select(list_images(self.archive), self.builder_config.name, self.archive):
+            for path, label in select(list_images(self.archive), config.name, self.archive):
                 name = _FILE_NAME.fullmatch(path.name)
                 if name is None:
                     raise BadInput(

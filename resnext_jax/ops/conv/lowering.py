@@ -116,7 +116,7 @@ def _lower(operator: Operator, context: mlir.LoweringRuleContext, a: Any, b: Any
     return mlir.lower_fun(in_jax(operator, spec), multiple_results=False)(context, a, b)
 
 
-PRIMITIVES = {
+PRIMITIVES: dict[Operator, Any] = {
     "forward": primitives.conv_p,
     "input_grad": primitives.input_grad_p,
     "kernel_grad": primitives.kernel_grad_p,
