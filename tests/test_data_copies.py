@@ -1,5 +1,6 @@
 """Copies: the hash is imagehash's, all that survives is found, and names tell their groups."""
 
+import dataclasses
 import io
 import json
 
@@ -11,13 +12,13 @@ import resnext_jax as rj
 from resnext_jax.data import decode, open_dataset
 from resnext_jax.data.copies import (
     copied_share,
+    copies_found,
     hashes,
     join,
     low_frequencies,
     near_copies,
     suggest_groups,
     thumbnail,
-    warn_of_copies,
 )
 
 
@@ -184,18 +185,23 @@ def test_a_cheap_look_for_exact_copies(copies):
     assert copied_share(open_dataset("demo").train, open_dataset("demo").val) == 0
 
 
-def test_training_warns_of_copies_and_names(copies, caplog):
-    warn_of_copies(open_dataset(str(copies)))
-    [line] = caplog.messages[:1]
+def test_what_a_cheap_look_tells(copies):
+    [line, *_] = copies_found(open_dataset(str(copies)))
     assert "the names suggest 10 groups" in line
     assert "group_by=auto" in line
-    caplog.clear()
-    warn_of_copies(open_dataset(str(copies), group_by="copies"))
-    warn_of_copies(open_dataset("demo"))
-    assert not [message for message in caplog.messages if "suggest" in message or "flatters" in message]
+    assert not copies_found(open_dataset(str(copies), group_by="copies"))
+    assert not copies_found(open_dataset("demo"))
     for name in ("train", "val"):
         for kind in "ab":
             (copies / "set" / name / kind).mkdir(parents=True)
             photo(ord(kind)).save(copies / "set" / name / kind / f"{name}.png")
-    warn_of_copies(open_dataset(str(copies / "set")))
-    assert "at least 100.0 % of the validation images are exact copies" in caplog.text
+    [line] = copies_found(open_dataset(str(copies / "set")))
+    assert "at least 100.0 % of the validation images are exact copies" in line
+
+
+def test_training_warns_in_its_first_lines(small_run, capsys):
+    """The fixture's images are P00_0.jpg, P00_1.jpg, ...: two of each of five patients."""
+    rj.fit(dataclasses.replace(small_run, epochs=1))
+    shown = capsys.readouterr()
+    assert shown.out.startswith("warning: the names suggest 5 groups of images")
+    assert "suggest" not in shown.err

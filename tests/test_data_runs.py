@@ -123,3 +123,18 @@ def test_a_run_on_a_table_is_evaluated_on_another_and_on_a_folder(small_run, ima
     columns = {"image_column": "file", "label_column": "kind"}
     assert run.evaluate("val", data=other, **columns)["images"] == 4
     assert run.evaluate("all", data=str(image_folder))["images"] == 20
+
+
+@pytest.mark.parametrize("monitor", ["top1", "loss", "balanced_accuracy", "macro_f1", "roc_auc"])
+def test_what_is_monitored_makes_the_best_epoch(small_run, monitor):
+    result = rj.fit(replace(small_run, epochs=3, monitor=monitor), quiet=True)
+    sign = -1 if monitor == "loss" else 1
+    keys = [(sign * row[f"val_{monitor}"], -row["val_loss"], -row["epoch"]) for row in result.history]
+    best = result.history[keys.index(max(keys))]
+    assert result.summary["best_epoch"] == best["epoch"]
+    assert result.summary[f"best_val_{monitor}"] == best[f"val_{monitor}"]
+    run = rj.load_run(small_run.out)
+    assert run.step == best["step"]
+    metrics = run.evaluate("val")
+    measured = metrics["macro"]["f1"] if monitor == "macro_f1" else metrics[monitor]
+    assert measured == pytest.approx(best[f"val_{monitor}"], abs=1e-5)

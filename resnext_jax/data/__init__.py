@@ -2,7 +2,7 @@
 
 from resnext_jax.data.check import DataReport, check_data
 from resnext_jax.data.config import DataConfig, open_dataset, read_images
-from resnext_jax.data.copies import warn_of_copies
+from resnext_jax.data.copies import copies_found
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.files import GivenImages, ImageLike, list_files
 from resnext_jax.data.fingerprint import Fingerprint, check_same_images
@@ -48,6 +48,7 @@ __all__ = [
     "check_batch",
     "check_data",
     "check_same_images",
+    "copies_found",
     "decode",
     "eval_batches",
     "groups_of",
@@ -61,5 +62,4 @@ __all__ = [
     "read_images",
     "steps_per_epoch",
     "train_batches",
-    "warn_of_copies",
 ]

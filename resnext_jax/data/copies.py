@@ -252,32 +252,27 @@ def copied_share(train: Source, val: Source, most: int = 1000) -> float:
     return copied / max(min(most, len(val)), 1)
 
 
-def warn_of_copies(dataset: Dataset) -> None:
-    """Log in a line each what a cheap look finds: exact copies across the split, groups that names suggest.
+def copies_found(dataset: Dataset) -> list[str]:
+    """What a cheap look tells, a line each: groups that names suggest, exact copies across the split.
 
     Raises:
         BadInput: the data cannot be divided.
     """
+    lines = []
     part = dataset.parts.get("train")
     ignored = dataset.undivided and dataset.rule.group_by is None and part.groups is None
     if ignored and (suggested := suggest_groups(part.names, part.labels)):
-        logger.warning(
-            "%s: the names suggest %d groups of images (one photo, one patient), which the split ignores; "
-            "group_by=auto keeps each on one side, as does group_by='%s'",
-            dataset.name,
-            suggested[0].groups,
-            suggested[0].group_by,
+        lines.append(
+            f"the names suggest {suggested[0].groups} groups of images (one photo, one patient), which the "
+            f"split ignores; group_by=auto keeps each on one side, as does group_by='{suggested[0].group_by}'"
         )
-    train, val = dataset.split("train"), dataset.split("val")
-    if share := copied_share(train, val):
+    if share := copied_share(dataset.split("train"), dataset.split("val")):
         mend = "; group_by=copies keeps them on one side" if dataset.undivided else ""
-        logger.warning(
-            "%s: at least %.1f %% of the validation images are exact copies of training images, which "
-            "flatters%s",
-            dataset.name,
-            100 * share,
-            mend,
+        lines.append(
+            f"at least {100 * share:.1f} % of the validation images are exact copies of training images, "
+            f"which flatters{mend}"
         )
+    return lines
 
 
 def _content(source: Source, index: int) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from resnext_jax.inference.classification import (
     weighted_areas,
 )
 from resnext_jax.inference.converted import convert_to_run
-from resnext_jax.inference.evaluation import LabelledPredictions, turns
+from resnext_jax.inference.evaluation import LabelledPredictions, class_metrics, turns
 from resnext_jax.inference.evaluator import Evaluator
 from resnext_jax.inference.explain import Explanations, Method, evidence, finest_stage, gradient_maps
 from resnext_jax.inference.export import check_format, export_model
@@ -32,6 +32,7 @@ __all__ = [
     "Results",
     "Sums",
     "check_format",
+    "class_metrics",
     "classification_report",
     "confusion_matrix",
     "convert_to_run",

@@ -87,3 +87,21 @@ def turns(names: Sequence[Any]) -> np.ndarray:
         found[i] = seen[name]
         seen[name] += 1
     return found
+
+
+def class_metrics(
+    log_probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, float]:
+    """Metrics in which every class counts the same: what is noted of an epoch beside `mean_metrics`.
+
+    Args:
+        log_probabilities: float32 [N, K].
+        labels: int [N].
+        classes: the K class names.
+
+    Returns:
+        `balanced_accuracy`, `macro_f1` and `roc_auc`, as `classification_report` has them.
+    """
+    report = classification_report(make_results(log_probabilities, labels, classes))
+    names = ("balanced_accuracy", "roc_auc")
+    return {name: report[name] for name in names} | {"macro_f1": report["macro"]["f1"]}

@@ -13,28 +13,29 @@ from resnext_jax.storage import write_whole
 Row = dict[str, float]
 """`epoch`, `step`, `lr`, `train_*`, `val_*`, `seconds`, `images_per_second`."""
 
-Monitor = Literal["top1", "loss"]
+Monitor = Literal["top1", "loss", "balanced_accuracy", "macro_f1", "roc_auc"]
 """What makes an epoch the best."""
 
 
 def monitored(row: Row, monitor: Monitor) -> dict[str, float]:
-    """The metrics by which epochs are ranked: top-1 if that is monitored, loss, step."""
-    names = ("val_top1", "val_loss", "step") if monitor == "top1" else ("val_loss", "step")
+    """The metrics by which epochs are ranked: the monitored one, loss, step."""
+    names = ("val_loss", "step") if monitor == "loss" else (f"val_{monitor}", "val_loss", "step")
     return {name: row[name] for name in names if name in row}
 
 
 def rank(metrics: dict[str, float]) -> tuple[float, float, float]:
-    """Order of epochs and checkpoints: validation top-1; ties by loss, then the earlier one.
+    """Order of epochs and checkpoints: the monitored metric; ties by loss, then the earlier one.
 
     One whose metrics are not finite comes behind all others.
 
     Args:
-        metrics: `val_loss`, and `val_top1` unless the loss alone decides; `step` unless an old version
-            saved them.
+        metrics: `val_loss`, and the monitored one unless the loss alone decides; `step` unless an old
+            version saved them.
     """
-    top1, loss, step = metrics.get("val_top1", 0.0), metrics["val_loss"], metrics.get("step", 0)
-    finite = math.isfinite(top1) and math.isfinite(loss)
-    return (top1, -loss, -step) if finite else (-1.0, -math.inf, -step)
+    loss, step = metrics["val_loss"], metrics.get("step", 0)
+    score = next((value for name, value in metrics.items() if name not in ("val_loss", "step")), 0.0)
+    finite = math.isfinite(score) and math.isfinite(loss)
+    return (score, -loss, -step) if finite else (-1.0, -math.inf, -step)
 
 
 def best_row(history: list[Row], monitor: Monitor = "top1") -> Row:

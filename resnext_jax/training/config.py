@@ -183,8 +183,8 @@ class RunConfig(Config):
     """Where and how the run works, and when it stops."""
 
     monitor: Monitor = "top1"
-    """What makes an epoch the best: validation top-1 (ties are broken by the loss), or the validation loss
-    alone."""
+    """What makes an epoch the best: a metric of the validation images (ties are broken by the loss), or their
+    loss alone. With more than two classes, roc_auc is the mean over the classes, each against the rest."""
     early_stop: Annotated[int | None, Range(least=1), Free()] = None
     """Stop when the best epoch is this many epochs back. Evaluation, prediction and export use the best."""
     seed: Annotated[int, Range(least=0, most=MOST_SEED)] = 0

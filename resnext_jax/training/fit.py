@@ -25,7 +25,7 @@ from resnext_jax.devices import (
     peak_memory_gib,
 )
 from resnext_jax.errors import BadInput
-from resnext_jax.inference import Evaluator, mean_metrics, means
+from resnext_jax.inference import Evaluator, class_metrics, mean_metrics, means
 from resnext_jax.models import trainable_mask
 from resnext_jax.runs import Row, best_row, monitored
 from resnext_jax.storage import write_whole
@@ -291,7 +291,9 @@ def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[
     if config.on_nan == "skip":
         row["skipped_steps"] = int(trainer.sums["skipped"])
     row |= {f"train_{name}": value for name, value in trained.items()}
-    row |= {f"val_{name}": v for name, v in mean_metrics(log_probabilities, labels).items()}
+    validated = mean_metrics(log_probabilities, labels)
+    validated |= class_metrics(log_probabilities, labels, setup.spec.classes)
+    row |= {f"val_{name}": value for name, value in validated.items()}
     row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
     speed = config.batch_size * setup.steps_per_epoch / trainer.epoch_seconds
     row["images_per_second"] = round(speed, 1)
@@ -330,8 +332,7 @@ def _summary(trainer: Trainer, best: Row, seconds: float) -> dict[str, Any]:
     setup = trainer.setup
     return {
         "best_epoch": best["epoch"],
-        "best_val_top1": best["val_top1"],
-        "best_val_loss": best["val_loss"],
+        **{f"best_{name}": value for name, value in best.items() if name.startswith("val_")},
         "epochs": len(trainer.history),
         "train_images": len(setup.train_images),
         "val_images": len(setup.val_images),

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -15,9 +14,9 @@ from resnext_jax.data import (
     Preprocessing,
     check_batch,
     check_same_images,
+    copies_found,
     read_images,
     steps_per_epoch,
-    warn_of_copies,
 )
 from resnext_jax.data.augment import Augment, make_augment, make_mix
 from resnext_jax.devices import AXIS
@@ -81,8 +80,9 @@ def prepare(
             f"{config.out} are {', '.join(spec.classes)}"
         )
     train, val = dataset.split("train"), dataset.split("val")
-    if jax.process_index() == 0 and not config.resume:
-        warn_of_copies(dataset)
+    if not config.resume:
+        for line in copies_found(dataset):
+            console.line(f"warning: {line}")
     loss = Loss(
         len(spec.classes),
         config.label_smoothing,
