@@ -3,7 +3,7 @@
 from resnext_jax.data import Preprocessing, check_data
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import fold_batch_norm, load_run
-from resnext_jax.models import list_models
+from resnext_jax.models import list_models, register_model
 from resnext_jax.reports import fit
 from resnext_jax.training import TrainConfig
 from resnext_jax.weights import create_model, load_torch_state_dict, preprocessing, to_torch_state_dict
@@ -20,5 +20,6 @@ __all__ = [
     "load_run",
     "load_torch_state_dict",
     "preprocessing",
+    "register_model",
     "to_torch_state_dict",
 ]

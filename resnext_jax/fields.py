@@ -270,7 +270,8 @@ def _words(hint: Any) -> str:
             said.append(one_of if len(arguments) > 1 else f"{', '.join(map(repr, arguments))}")
         elif typing.get_origin(kind) is tuple:
             several = "several" if arguments[-1] is Ellipsis else len(arguments)
-            said.append(f"{several} {WORDS[arguments[0]][1]}")
+            one, many = arguments[0], WORDS.get(arguments[0])
+            said.append(f"{several} {many[1]}" if many else f"{several}, each {_words(one)}")
         elif kind is not type(None):
             said.append(WORDS[kind][0])
     return " or ".join(said)

@@ -72,19 +72,39 @@ def test_parameter_count_is_the_papers(name, millions):
     assert parameter_count(abstract_model(name, num_classes=10)) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-@pytest.mark.parametrize("name", [name for name in list_models() if "101" not in name and "152" not in name])
+# Of each depth, stem and kind of block; the others are in the slow tests.
+SHAPES = (
+    "resnet18",
+    "resnext50_32x4d",
+    "resnext29_8x16d",
+    "resnet50_v2",
+    "resnet26t",
+    "resnet50s",
+    "test_resnet",
+)
+SHAPES += ("ecaresnet50d_pruned",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHAPES else pytest.mark.slow) for name in list_models()]
+)
 def test_stage_shapes(name):
     model = abstract_model(name, num_classes=7)
     model.eval()
     size = 32 if "29" in name else 64
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     shapes = {k: v.shape for k, v in nnx.eval_shape(lambda m, x: m.features(x), model, images).items()}
-    side = size if model.config.stem == "cifar" else size // 4
-    expansion = 1 if model.config.block == "basic" else 4
-    assert shapes["stem"] == (2, side, side, 64)
+    config = model.config
+    side = size if config.stem == "cifar" else size // 4
+    assert shapes["stem"] == (
+        2,
+        side,
+        side,
+        2 * config.stem_width if config.stem in ("deep", "tiered") else 64,
+    )
     for i, stage in enumerate(model.stages):
-        side //= math.prod(model.config.strides(i))
-        assert shapes[stage] == (2, side, side, 64 * 2**i * expansion)
+        side //= math.prod(config.strides(i))
+        assert shapes[stage] == (2, side, side, config.channels(i, 0).outputs)
     assert shapes["pool"] == shapes[model.stages[-1]][::3]
     assert nnx.eval_shape(lambda m, x: m(x), model, images).shape == (2, 7)
 
@@ -155,11 +175,11 @@ def test_batch_norm_variance_survives_a_large_mean():
 def test_bad_input_names_the_value():
     with pytest.raises(ValueError, match=r"unknown model 'resnext50'.*resnext50_32x4d"):
         build_model("resnext50")
-    with pytest.raises(ValueError, match="num_classes=0"):
-        build_model("resnet18", num_classes=0)
+    with pytest.raises(ValueError, match="num_classes=-1: expected at least 0"):
+        build_model("resnet18", num_classes=-1)
     with pytest.raises(ValueError, match="no cardinality"):
         ResNetConfig("basic", (2, 2, 2, 2), groups=32)
-    with pytest.raises(ValueError, match=r"block='dense': expected one of basic, bottleneck"):
+    with pytest.raises(ValueError, match=r"block='dense': expected one of basic, bottleneck, preactivation"):
         ResNetConfig("dense", (2, 2))
     with pytest.raises(ValueError, match=r"expected \[N, H, W, 3\]"):
         abstract_model("resnet18").stem(jnp.zeros((1, 3, 32, 32)))

@@ -1,5 +1,6 @@
 """State dicts both ways: names by rule, layouts, strictness, one report, casts and wrappers said."""
 
+import dataclasses
 import logging
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resnext_jax.models import ResNet, abstract_model, build_model
+from resnext_jax.models import VARIANTS, ResNet, abstract_model, build_model
 from resnext_jax.weights import create_model, load_torch_state_dict, looks_like, to_torch_state_dict
 from resnext_jax.weights.state_dict import torch_shapes
 
@@ -219,11 +220,14 @@ def test_other_input_channels_are_hinted_at(tiny):
 def test_variant_is_told_by_names_and_shapes(name):
     shapes = torch_shapes(abstract_model(name, num_classes=5, in_channels=1))
     arrays = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
-    assert looks_like(arrays) == [name]
+    found = looks_like(arrays)
+    assert found[0] == name
+    # Anti-aliasing has no parameters.
+    assert {dataclasses.replace(VARIANTS[other], anti_alias=None) for other in found} == {VARIANTS[name]}
 
 
 def test_weights_of_another_variant_are_recognised():
-    with pytest.raises(ValueError, match=r"does not fit resnet34: .*it looks like resnet18$"):
+    with pytest.raises(ValueError, match=r"does not fit resnet34: .*it looks like resnet18 or resnetblur18$"):
         loaded("resnet34", random_arrays("resnet18", num_classes=3))
     with pytest.raises(ValueError, match=r"it looks like no variant that is known here$"):
         loaded("resnet18", {"features.0.weight": np.zeros((64, 3, 3, 3), "f")})

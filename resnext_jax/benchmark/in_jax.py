@@ -48,7 +48,7 @@ def train_step(
         config: optimiser and augmentation; by default SGD with momentum, and none.
     """
     config = TrainConfig(lr=0.01) if config is None else config
-    loss, parallel = Loss(model.fc.out_features), DataParallel(1)
+    loss, parallel = Loss(model.num_classes), DataParallel(1)
     step, state = prepare_step(config, model, NORMALIZE, loss, steps_per_epoch=1)
     state, sums = parallel.replicate((state, zero_sums(loss.num_classes)))
     batch = parallel.split(random_batch(batch_size, image_size, loss.num_classes))
@@ -75,7 +75,7 @@ def eval_step(model: ResNet, batch_size: int, image_size: int) -> tuple[Callable
     graphdef, params, batch_stats = split_model(model)
     parallel = DataParallel(1)
     state = parallel.replicate({"params": params, "batch_stats": batch_stats})
-    batch = parallel.split(random_batch(batch_size, image_size, model.fc.out_features))
+    batch = parallel.split(random_batch(batch_size, image_size, model.num_classes))
     begin = time.perf_counter()
     compiled = parallel.compile_eval_step(make_eval_step(graphdef, NORMALIZE), state, batch)
     compile_seconds = time.perf_counter() - begin

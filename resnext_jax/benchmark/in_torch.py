@@ -21,9 +21,11 @@ def check_torch(config: ResNetConfig) -> None:
     if importlib.util.find_spec("torch") is None:
         raise MissingPackage("against torch: PyTorch is not installed: pip install 'resnext-jax[torch]'")
 
-    if config.block != "bottleneck" or config.stride_1x1 or config.conv_bias:
+    kept = ("layers", "groups", "width_per_group", "stem", "epsilon")
+    plain = ResNetConfig("bottleneck", **{name: getattr(config, name) for name in kept})
+    if config != plain or config.stem not in ("imagenet", "cifar"):
         raise BadInput(
-            f"against torch: only torchvision's bottleneck variants have a counterpart, not {config}"
+            "against torch: only torchvision's bottleneck variants have a counterpart, not timm's or others"
         )
 
 

@@ -21,6 +21,7 @@ from resnext_jax.benchmark.cases import LayerCase, StepCase, count_convolutions
 from resnext_jax.benchmark.in_jax import prepare_jax
 from resnext_jax.benchmark.in_torch import check_torch, prepare_torch
 from resnext_jax.devices import peak_memory_gib
+from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Range
 
 Implementation = Literal["ours", "flax", "torch"]
@@ -70,7 +71,10 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
         MissingPackage: torch was asked for and is not installed.
     """
     options.check()
-    config = models.get_config(options.model) if config is None else config
+    named = models.get_config(options.model) if config is None else config
+    if not isinstance(named, models.ResNetConfig):
+        raise BadInput(f"model={options.model!r}: only networks that a ResNetConfig describes are measured")
+    config = named
     train = options.mode == "train"
     step = StepCase(config, train, options.batch_size, options.image_size)
     cases = count_convolutions(step) if options.layers else {step: 1}

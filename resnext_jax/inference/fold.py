@@ -9,20 +9,20 @@ import numpy as np
 from flax import nnx
 
 from resnext_jax.inference.program import Operation, Value, trace
-from resnext_jax.models import BatchNorm, ResNet
+from resnext_jax.models import ACTIVATIONS, BatchNorm, Network
 
 Path = tuple[Any, ...]
 
 
 class FoldedNorm(nnx.Module):
-    """What is left of a batch norm whose arithmetic a convolution does: the ReLU after it, if any."""
+    """What is left of a batch norm whose arithmetic a convolution does: the activation after it, if any."""
 
-    def __call__(self, x: jax.Array, *, relu: bool = False) -> jax.Array:
-        """The input, and with `relu` its positive part; [N, H, W, C]."""
-        return nnx.relu(x) if relu else x
+    def __call__(self, x: jax.Array, *, act: str | None = None) -> jax.Array:
+        """The input, activated by `act` if given; [N, H, W, C]."""
+        return x if act is None else ACTIVATIONS[act](x)
 
 
-def fold_batch_norm(model: ResNet) -> ResNet:
+def fold_batch_norm(model: Network) -> Network:
     """The same network in evaluation form, with batch norms folded into convolutions.
 
     In evaluation a batch norm is y = (x - mean) / sqrt(var + epsilon) * scale + bias, which a convolution
@@ -69,7 +69,7 @@ def _fold(conv: nnx.Conv, norm: BatchNorm) -> None:
     conv.use_bias = True
 
 
-def _pairs(model: ResNet) -> dict[Path, Path]:
+def _pairs(model: Network) -> dict[Path, Path]:
     """The path of each convolution whose output goes to a norm and nowhere else, with that norm's path.
 
     They are found in what the model computes and not by their names, so that every variant is served.

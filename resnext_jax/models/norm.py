@@ -1,11 +1,24 @@
-"""Batch normalisation that follows torch.nn.BatchNorm2d in training as well as in evaluation."""
+"""Norms with torch's rules, and the activations after them."""
+
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from resnext_jax import ops
+from resnext_jax.errors import BadInput
 from resnext_jax.models.keys import Keys
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nnx.relu,
+    "leaky_relu": nnx.leaky_relu,  # slope 0.01, as in torch
+    "silu": nnx.silu,
+    "gelu": partial(nnx.gelu, approximate=False),
+    "hard_swish": nnx.hard_swish,
+    "mish": jax.nn.mish,
+}
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -52,13 +65,14 @@ class BatchNorm(nnx.BatchNorm):
 
     # Without nnx's `mask`, which torch does not have.
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: jax.Array, use_running_average: bool | None = None, *, relu: bool = False
+        self, x: jax.Array, use_running_average: bool | None = None, *, act: str | None = None
     ) -> jax.Array:
-        """Normalise [N, H, W, C], and with `relu` rectify; in training also move the running statistics."""
+        """Normalise [N, H, W, C], and activate by `act` if given; in training move the running statistics."""
         use_running = self.use_running_average if use_running_average is None else use_running_average
         assert self.scale is not None
         assert self.bias is not None  # both are always made
         scale, bias = self.scale[...], self.bias[...]
+        relu = act == "relu"  # which the operator does in the same pass over x
         if use_running:
             factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * scale
             y = (x.astype(jnp.float32) - self.mean[...]) * factor + bias
@@ -71,4 +85,48 @@ class BatchNorm(nnx.BatchNorm):
             # Not by index: jax 0.10 then takes longer under a trace, the longer the program is.
             self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
             self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)
-        return y.astype(self.dtype or x.dtype)
+        y = y.astype(self.dtype or x.dtype)
+        return y if act is None or relu else ACTIVATIONS[act](y)
+
+
+class GroupNorm(nnx.GroupNorm):
+    """Group normalisation (Wu and He 2018, arXiv 1803.08494): each image by itself, in 32 groups of channels.
+
+    It has no running statistics: training and evaluation are the same, whatever the batch.
+
+    Args:
+        num_features: channels C, a multiple of 32.
+        epsilon: added to the variance.
+        dtype: type of the output; None keeps the input's.
+        scale_init: initialiser of the scale.
+        rngs: random streams.
+
+    Raises:
+        BadInput: channels that 32 groups cannot share.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        epsilon: float = 1e-5,
+        dtype: jnp.dtype | None = None,
+        scale_init: nnx.initializers.Initializer = jax.nn.initializers.ones,
+        rngs: nnx.Rngs | Keys,
+    ):
+        if num_features % 32:
+            raise BadInput(f"norm='group' of {num_features} channels: expected a multiple of its 32 groups")
+        super().__init__(
+            num_features,
+            num_groups=32,
+            epsilon=epsilon,
+            dtype=dtype,
+            use_fast_variance=False,
+            scale_init=scale_init,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array, *, act: str | None = None) -> jax.Array:
+        """Normalise [N, H, W, C], and activate by `act` if given."""
+        y = super().__call__(x)
+        return y if act is None else ACTIVATIONS[act](y)

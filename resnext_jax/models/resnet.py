@@ -1,15 +1,13 @@
-"""ResNet and ResNeXt in Flax NNX, channels last, with torchvision's names and numerics.
+"""ResNet and ResNeXt in Flax NNX, channels last, with torchvision's and timm's names and numerics.
 
 Deep Residual Learning (He et al. 2015, arXiv 1512.03385), Aggregated Residual Transformations (Xie et al.
 2016, arXiv 1611.05431), Wide Residual Networks (Zagoruyko and Komodakis 2016, arXiv 1605.07146). Attribute
-names, strides and initialisation are those of torchvision's `models/resnet.py`, so that a torch parameter
-name is the dotted path of ours. A ResNeXt is a ResNet with two other integers: `groups` (the cardinality)
-and `width_per_group`.
+names, strides and initialisation are those of torchvision's `models/resnet.py`, and of timm's where that goes
+further, so that a torch parameter name is the dotted path of ours. A ResNeXt is a ResNet with two other
+integers: `groups` (the cardinality) and `width_per_group`.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +15,149 @@ from flax import nnx
 
 from resnext_jax import ops
 from resnext_jax.errors import BadInput
-from resnext_jax.models.blocks import BLOCKS, Build, ResNetConfig
 from resnext_jax.models.keys import Keys
+from resnext_jax.models.layers import DropPath, Init, Layers, blur, identity, linear_head, mean_2x2
+from resnext_jax.models.network import Network
+from resnext_jax.models.norm import ACTIVATIONS
+from resnext_jax.models.variants import Channels, ResNetConfig
 
-# torch.nn.Linear's own: uniform within 1 / sqrt(fan_in).
-LINEAR_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut; [N, H, W, inputs] -> [N, H/stride, W/stride, outputs].
+
+    Args:
+        inputs: channels of the input.
+        channels: of the convolutions and the output.
+        stride: of the first convolution.
+        layers: of the network.
+        drop_path: stochastic depth, or None.
+    """
+
+    def __init__(
+        self, inputs: int, channels: Channels, stride: int, layers: Layers, drop_path: DropPath | None = None
+    ):
+        self.act, self.drop_path = layers.config.activation, drop_path
+        stride_here, self.aa = layers.stride_after(stride)
+        self.conv1 = layers.conv(inputs, channels.first, 3, stride_here)
+        self.bn1 = layers.norm(channels.first)
+        self.conv2 = layers.conv(channels.first, channels.outputs, 3)
+        self.bn2 = layers.norm(channels.outputs, ends_branch=True)
+        self.se = layers.attention(channels)
+        self.downsample = layers.downsample(inputs, channels.outputs, stride)
+
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        y = self.aa(self.bn1(self.conv1(x), act=self.act))
+        y = self.bn2(self.conv2(y))
+        return _joined(self, x, y, keys)
 
 
-class ResNet(nnx.Module):
+class Bottleneck(nnx.Module):
+    """1x1, grouped 3x3, 1x1 and a shortcut; arguments and shapes as in `BasicBlock`.
+
+    The stride is on the 3x3 convolution, as torchvision has it ("ResNet v1.5"), unless the configuration
+    says `stride_1x1`.
+    """
+
+    def __init__(
+        self, inputs: int, channels: Channels, stride: int, layers: Layers, drop_path: DropPath | None = None
+    ):
+        first, second, outputs, _ = channels
+        config = layers.config
+        self.act, self.drop_path = config.activation, drop_path
+        stride_1x1, stride_3x3 = (stride, 1) if config.stride_1x1 else (1, stride)
+        stride_3x3, self.aa = layers.stride_after(stride_3x3)
+        self.conv1 = layers.conv(inputs, first, 1, stride_1x1)
+        self.bn1 = layers.norm(first)
+        self.conv2 = layers.conv(first, second, 3, stride_3x3, groups=config.groups)
+        self.bn2 = layers.norm(second)
+        self.conv3 = layers.conv(second, outputs, 1)
+        self.bn3 = layers.norm(outputs, ends_branch=True)
+        self.se = layers.attention(channels)
+        self.downsample = layers.downsample(inputs, outputs, stride)
+
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        y = self.bn1(self.conv1(x), act=self.act)
+        y = self.aa(self.bn2(self.conv2(y), act=self.act))
+        y = self.bn3(self.conv3(y))
+        return _joined(self, x, y, keys)
+
+
+class PreactivationBottleneck(nnx.Module):
+    """Bottleneck with norm and activation before each convolution; arguments and shapes as in `BasicBlock`.
+
+    Identity Mappings in Deep Residual Networks (He et al. 2016, arXiv 1603.05027), laid out as Keras'
+    ResNet50V2: if the channels change, the shortcut is a 1x1 convolution of the activated input; if only the
+    size changes, it takes every second pixel; and convolutions that no norm follows have a bias.
+    """
+
+    def __init__(
+        self, inputs: int, channels: Channels, stride: int, layers: Layers, drop_path: DropPath | None = None
+    ):
+        first, second, outputs, _ = channels
+        self.act, self.drop_path, self.stride = layers.config.activation, drop_path, stride
+        self.bn1 = layers.norm(inputs)
+        self.conv1 = layers.conv(inputs, first, 1)
+        self.bn2 = layers.norm(first)
+        self.conv2 = layers.conv(first, second, 3, stride, groups=layers.config.groups)
+        self.bn3 = layers.norm(second)
+        self.conv3 = layers.conv(second, outputs, 1, bias=True)
+        changes = inputs != outputs
+        self.downsample = nnx.List([layers.conv(inputs, outputs, 1, stride, bias=True)]) if changes else None
+
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        y = self.bn1(x, act=self.act)
+        shortcut = _every(self.stride, x) if self.downsample is None else self.downsample[0](y)
+        y = self.bn2(self.conv1(y), act=self.act)
+        y = self.bn3(self.conv2(y), act=self.act)
+        y = self.conv3(y)
+        return (y if self.drop_path is None else self.drop_path(y, keys)) + shortcut
+
+
+BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck, "preactivation": PreactivationBottleneck}
+
+
+def _joined(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """The branch's result, weighted, and sometimes dropped in training; plus the shortcut, and activated."""
+    if block.se is not None:
+        y = block.se(y)
+    if block.drop_path is not None:
+        y = block.drop_path(y, keys)
+    for layer in block.downsample or ():
+        x = layer(x)
+    if x.shape != y.shape:
+        # Anti-aliasing drops what shortcuts round up, in timm too.
+        raise BadInput(
+            f"a block's branch has {y.shape[1]} x {y.shape[2]} pixels and its shortcut {x.shape[1]} x "
+            f"{x.shape[2]}: anti_alias='avg_pool' halves even sizes only; use images whose sides are "
+            "multiples of 32"
+        )
+    return ACTIVATIONS[block.act](y + x)
+
+
+def _every(stride: int, x: jax.Array) -> jax.Array:
+    """The pixels that a 1x1 window of this stride visits."""
+    # Not by index: where the number of images is symbolic, as in exported programs, that is a gather.
+    return jax.lax.slice(x, (0,) * 4, x.shape, (1, stride, stride, 1))
+
+
+class ResNet(Network):
     """A ResNet or ResNeXt classifier.
 
     Args:
         config: the variant.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; 0: no head, the network gives pooled features.
         in_channels: channels of the input image.
         dtype: compute type (float32 or bfloat16); parameters and statistics stay float32.
         zero_init_residual: start every block as the identity (scale 0 in its last norm; Goyal et al. 2017).
         bn_axis_name: mapped axis over which batch statistics are synchronised, or None.
+        drop_path: stochastic depth in training (Huang et al. 2016, arXiv 1603.09382): how often the last
+            block's branch is left out; from 0 at the first it rises evenly. Calls then need `keys`.
+        init: "torchvision" initialises convolutions as torchvision and timm do, "torch" as torch.nn.Conv2d.
         conv_general_dilated: convolution with the signature of `jax.lax.conv_general_dilated`.
         rngs: random streams for the initialisation.
+
+    Raises:
+        BadInput: an argument out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -57,56 +179,41 @@ class ResNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         zero_init_residual: bool = False,
         bn_axis_name: str | None = None,
+        drop_path: float = 0.0,
+        init: Init = "torchvision",
         conv_general_dilated: Callable[..., jax.Array] = ops.conv_general_dilated,
         rngs: nnx.Rngs | Keys,
     ):
-        for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-            if value < 1:
-                raise BadInput(f"{name}={value}: expected a positive number")
-        build = Build(config, conv_general_dilated, dtype, bn_axis_name, zero_init_residual, rngs)
+        _check(config, num_classes, in_channels, drop_path)
+        layers = Layers(
+            config=config,
+            rngs=rngs,
+            dtype=dtype,
+            bn_axis_name=bn_axis_name,
+            zero_init_residual=zero_init_residual,
+            init=init,
+            conv_general_dilated=conv_general_dilated,
+        )
         self.config = config
         self.dtype = dtype
         self.in_channels = in_channels
-        self.preprocessing: Any = None  # how images are prepared for the weights, where these say it
+        self.preprocessing = None
 
-        preactivation = config.block == "preactivation"
-        size, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
-        self.conv1 = build.conv(in_channels, 64, size, stride, bias=preactivation)
-        self.bn1 = None if preactivation else build.norm(64)
-        block = BLOCKS[config.block]
-        features = 64
+        preactivation = "preactivation" in config.blocks
+        self.conv1, features = _stem_conv(layers, in_channels, bias=preactivation)
+        self.bn1 = None if preactivation else layers.norm(features)
+        self.maxpool = _stem_pool(layers, features)
+        drop_paths = iter(_drop_paths(drop_path, sum(config.layers)))
         for stage, name in enumerate(self.stages):
-            planes = 64 * 2**stage
-            blocks = []
-            for stride in config.strides(stage):
-                blocks.append(block(features, planes, stride, build))
-                features = planes * block.expansion
+            block, blocks = BLOCKS[config.blocks[stage]], []
+            for i, stride in enumerate(config.strides(stage)):
+                channels = config.channels(stage, i)
+                blocks.append(block(features, channels, stride, layers, next(drop_paths)))
+                features = channels.outputs
             setattr(self, name, nnx.List(blocks))
-        self.norm = build.norm(features) if preactivation else None
-        self.fc = linear_head(features, num_classes, dtype=dtype, rngs=rngs)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Classify normalised images.
-
-        Args:
-            images: float [N, H, W, in_channels], normalised as in training.
-
-        Returns:
-            Logits, float32 [N, num_classes].
-
-        Raises:
-            ValueError: the images are not [N, H, W, in_channels].
-        """
-        return self.head(self.features(images)["pool"])
-
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Output of every stage: {"stem", "layer1", ..., "pool"}, [N, H, W, C] each, "pool" [N, C]."""
-        features = {"stem": self.stem(images)}
-        x = features["stem"]
-        for name in self.stages:
-            x = features[name] = self.stage(name, x)
-        features["pool"] = self.pool(x)
-        return features
+        self.norm = layers.norm(features) if preactivation else None
+        self.num_features = features * (2 if config.global_pool == "catavgmax" else 1)
+        self.fc = linear_head(self.num_features, num_classes, dtype=dtype, rngs=rngs) if num_classes else None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -114,46 +221,97 @@ class ResNet(nnx.Module):
         return tuple(f"layer{i + 1}" for i in range(len(self.config.layers)))
 
     def stem(self, images: jax.Array) -> jax.Array:
-        """First convolution and, for ImageNet stems, max pooling."""
+        """First convolutions and, but for CIFAR stems, pooling."""
+        return self.stem_pool(self.stem_conv(images))
+
+    def stem_conv(self, images: jax.Array) -> jax.Array:
+        """The part of the stem before its pooling: convolutions, norm and activation."""
         if images.ndim != 4 or images.shape[-1] != self.in_channels:
             raise BadInput(f"images of shape {images.shape}: expected [N, H, W, {self.in_channels}]")
-        x = self.conv1(images.astype(self.dtype))
-        if self.bn1 is not None:
-            x = self.bn1(x, relu=True)
-        if self.config.stem == "imagenet":
-            x = ops.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        return x
+        x, act = images.astype(self.dtype), self.config.activation
+        if isinstance(self.conv1, nnx.List):
+            conv1, bn1, _, conv2, bn2, _, conv3 = self.conv1
+            x = conv3(bn2(conv2(bn1(conv1(x), act=act)), act=act))
+        else:
+            x = self.conv1(x)
+        return x if self.bn1 is None else self.bn1(x, act=act)
 
-    def stage(self, name: str, x: jax.Array) -> jax.Array:
-        """Blocks of one stage in turn."""
-        for block in getattr(self, name):
-            x = block(x)
-        return x
+    def stem_pool(self, x: jax.Array) -> jax.Array:
+        """The pooling of the stem, of stride 2."""
+        config = self.config
+        if config.stem == "cifar":
+            return x
+        if self.maxpool is not None:
+            *convs, norm = self.maxpool
+            for layer in convs:
+                x = layer(x)
+            return norm(x, act=config.activation)
+        if config.anti_alias == "avg_pool":
+            return mean_2x2(x)
+        stride = 1 if config.anti_alias else 2
+        x = ops.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))
+        return blur(x) if config.anti_alias else x
 
     def pool(self, x: jax.Array) -> jax.Array:
-        """Mean over the pixels of the last stage's output, [N, H, W, C] -> float32 [N, C]."""
+        """What `global_pool` takes of the last stage's output, [N, H, W, C] -> float32 [N, num_features]."""
         if self.norm is not None:
-            x = self.norm(x, relu=True)
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
-    def head(self, pooled: jax.Array) -> jax.Array:
-        """Logits, float32 [N, num_classes], of pooled features [N, C]."""
-        return self.fc(pooled).astype(jnp.float32)
-
-
-def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.Rngs | Keys) -> nnx.Linear:
-    """A new classification layer, initialised as torch.nn.Linear; [N, features] -> [N, num_classes]."""
-    return nnx.Linear(
-        features,
-        num_classes,
-        dtype=dtype,
-        kernel_init=LINEAR_INIT,
-        bias_init=partial(_uniform_bias, fan_in=features),
-        rngs=rngs,
-    )
+            x = self.norm(x, act=self.config.activation)
+        kind = self.config.global_pool
+        if kind is None:
+            return x.astype(jnp.float32)
+        if kind == "avg":
+            return super().pool(x)
+        largest = jnp.max(x, (1, 2)).astype(jnp.float32)
+        if kind == "max":
+            return largest
+        mean = super().pool(x)
+        return jnp.concatenate([mean, largest], -1) if kind == "catavgmax" else (mean + largest) / 2
 
 
-def _uniform_bias(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, *, fan_in: int) -> jax.Array:
-    """torch.nn.Linear's bias: uniform within 1 / sqrt(fan_in)."""
-    bound = fan_in**-0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+def _check(config: ResNetConfig, num_classes: int, in_channels: int, drop_path: float) -> None:
+    for name, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+        if value < least:
+            raise BadInput(f"{name}={value}: expected at least {least}")
+    if not 0 <= drop_path < 1:
+        raise BadInput(f"drop_path={drop_path}: expected a number of at least 0 and below 1")
+    if num_classes and config.global_pool is None:
+        raise BadInput(
+            f"global_pool=None with num_classes={num_classes}: a head takes pooled features; expected "
+            "num_classes=0"
+        )
+
+
+def _drop_paths(highest: float, blocks: int) -> list[DropPath | None]:
+    """Stochastic depth of each block, from none at the first evenly up to the last."""
+    if not highest:
+        return [None] * blocks
+    return [DropPath(highest * i / max(blocks - 1, 1), i) for i in range(blocks)]
+
+
+def _stem_conv(layers: Layers, in_channels: int, *, bias: bool) -> tuple[nnx.Conv | nnx.List, int]:
+    """The first convolutions, and the channels that come out of them."""
+    config = layers.config
+    if config.stem not in ("deep", "tiered"):
+        size, stride = (3, 1) if config.stem == "cifar" else (7, 2)
+        return layers.conv(in_channels, 64, size, stride, bias=bias), 64
+    second = config.stem_width
+    first = second if config.stem == "deep" else second // 4 * 3
+    convs = [
+        layers.conv(in_channels, first, 3, 2),
+        layers.norm(first),
+        None,  # timm's activations have places of their own
+        layers.conv(first, second, 3),
+        layers.norm(second),
+        None,
+        layers.conv(second, 2 * second, 3),
+    ]
+    return nnx.List(convs), 2 * second
+
+
+def _stem_pool(layers: Layers, features: int) -> nnx.List | None:
+    """The layers of a pooling by convolution."""
+    if layers.config.stem_pool == "max":
+        return None
+    stride, after = layers.stride_after(2)
+    aa = [] if after is identity else [after]
+    return nnx.List([layers.conv(features, features, 3, stride), *aa, layers.norm(features)])

@@ -7,8 +7,8 @@ import jax
 from flax import nnx
 
 from resnext_jax.errors import BadInput
+from resnext_jax.models.network import Network
 from resnext_jax.models.norm import BatchNorm
-from resnext_jax.models.resnet import ResNet
 
 BACKBONE = "backbone"
 """Stands for every layer but the head `fc`."""
@@ -47,7 +47,7 @@ def trainable_mask(params: Tree, frozen: Sequence[str]) -> Tree:
     return jax.tree_util.tree_map_with_path(lambda path, _: not _is_frozen(_names(path), frozen), params)
 
 
-def freeze_norms(model: ResNet, frozen: Sequence[str]) -> None:
+def freeze_norms(model: Network, frozen: Sequence[str]) -> None:
     """Put the batch norms under the prefixes in evaluation form, with the layers that are frozen.
 
     They then normalise with their running statistics and do not move them, also in training. To be called

@@ -11,7 +11,7 @@ from rich.table import Table
 from resnext_jax.console import printable
 from resnext_jax.data import DataReport
 from resnext_jax.inference import RESAMPLES
-from resnext_jax.models import StageCost, abstract_model, list_models, parameter_count
+from resnext_jax.models import ResNetConfig, StageCost, count_parameters, get_config, list_models
 from resnext_jax.weights import NAMED_WEIGHTS, timm_weights
 
 MOST_COLUMNS = 12  # classes up to which a confusion matrix is printed
@@ -105,10 +105,15 @@ def print_models() -> None:
     """Every variant: blocks, cardinality, width, parameters at 1000 classes."""
     rows = []
     for name in list_models():
-        model = abstract_model(name)
-        config = model.config
-        numbers = (config.groups, config.width_per_group, parameter_count(model))
-        rows.append([name, config.block, "-".join(map(str, config.layers)), *(f"{n:,}" for n in numbers)])
+        config, parameters = get_config(name), f"{count_parameters(name):,}"
+        if not isinstance(config, ResNetConfig):
+            rows.append([name, "", "", "", "", parameters])
+            continue
+        shape = [
+            config.block if isinstance(config.block, str) else "mixed",
+            "-".join(map(str, config.layers)),
+        ]
+        rows.append([name, *shape, f"{config.groups:,}", f"{config.width_per_group:,}", parameters])
     print_table(["model", "block", "blocks", "cardinality", "width", "parameters"], rows, text_columns=3)
 
 
@@ -116,7 +121,7 @@ def print_weights() -> None:
     """Every published weight of every model, with the top-1 that is published for it."""
     rows = []
     for name in list_models():
-        size = f"{4e-6 * parameter_count(abstract_model(name)):.0f} MB"
+        size = f"{4e-6 * count_parameters(name):.0f} MB"
         for tag, named in NAMED_WEIGHTS.get(name, {}).items():
             pixels = named.preprocessing.image_size
             rows.append([name, tag, "bsd-3-clause", f"{named.top1:.2f} %", f"{pixels} px", size])

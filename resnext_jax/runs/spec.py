@@ -1,24 +1,33 @@
 """What a model is and how it is fed: all that a run needs to say for predicting, evaluating and exporting."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
-from resnext_jax.models import ResNet, ResNetConfig, abstract_model, get_config
+from resnext_jax.models import (
+    Architecture,
+    Network,
+    ResNetConfig,
+    abstract_model,
+    factory_name,
+    get_config,
+    list_models,
+)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A model to be rebuilt: kept in `config.json` and in every checkpoint.
 
-    The architecture is stored whole, so that a table of variants that changes does not change old runs.
+    A configuration is stored whole, so that a table of variants that changes does not change old runs. Of a
+    registered factory only the name is stored, and it is found by that.
 
     Args:
         name: what the variant is called in the table of models.
-        architecture: the variant.
+        architecture: the variant, or the factory registered under the name.
         classes: class names, in the order of the outputs.
         preprocessing: geometry and normalisation of the images.
         dtype: compute type, "float32" or "bfloat16".
@@ -26,13 +35,13 @@ class ModelSpec:
     """
 
     name: str
-    architecture: ResNetConfig
+    architecture: Architecture
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     dtype: str = "float32"
     in_channels: int = 3
 
-    def abstract_model(self) -> ResNet:
+    def abstract_model(self) -> Network:
         """The model in training form, with `jax.ShapeDtypeStruct` for every array."""
         return abstract_model(
             self.architecture,
@@ -43,11 +52,14 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        fields = asdict(self.architecture)
+        if isinstance(self.architecture, ResNetConfig):
+            architecture = self.architecture.to_dict()
+        else:
+            architecture = {"factory": factory_name(self.architecture)}
         return {
             "model": {
                 "name": self.name,
-                "architecture": {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()},
+                "architecture": architecture,
                 "dtype": self.dtype,
                 "in_channels": self.in_channels,
             },
@@ -71,13 +83,22 @@ class ModelSpec:
                 name, dtype = values["config"]["model"], values["config"]["dtype"]
                 return cls(name, get_config(name), classes, preprocessing, dtype)
             model = values["model"]
-            fields: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in model["architecture"].items()
-            }
-            architecture = ResNetConfig(**fields)
+            architecture = _architecture(model["name"], model["architecture"])
             return cls(
                 model["name"], architecture, classes, preprocessing, model["dtype"], model["in_channels"]
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"the model of the run is not described as expected: {error!r}") from None
+
+
+def _architecture(name: str, stored: dict[str, Any]) -> Architecture:
+    if "factory" not in stored:
+        return ResNetConfig(**stored)
+    if name not in list_models():
+        module, _, function = stored["factory"].partition(":")
+        raise BadInput(
+            f"the run's model {name!r} was registered by the program that trained it (it is {function} of "
+            f"{module}), and is not registered here: import what calls register_model({name!r}, ...), or "
+            "name that module in the environment variable RESNEXT_JAX_MODELS"
+        )
+    return get_config(name)

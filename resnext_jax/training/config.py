@@ -67,6 +67,12 @@ class ModelConfig(Config):
     """Compute type; parameters and batch statistics are always float32."""
     zero_init_residual: bool = False
     """Start every residual branch at zero (Goyal et al. 2017)."""
+    init: Annotated[Literal["torchvision", "torch"], NotWith("weights")] = "torchvision"
+    """How convolutions start: as torchvision and timm initialise them, or as torch does by itself (uniform,
+    by the number of inputs)."""
+    drop_path: Annotated[float, Range(least=0, below=1)] = 0.0
+    """Stochastic depth: leave out the branch of the last block for this share of the training images, and
+    those before it more seldom, evenly down to 0 at the first (Huang et al. 2016)."""
     sync_bn: bool = False
     """Compute batch statistics over all devices. Otherwise each device normalises its own part of the batch,
     the running statistics are the mean over the devices, and results depend on the number of devices."""

@@ -21,7 +21,7 @@ from resnext_jax.data import (
 from resnext_jax.data.augment import Augment, make_augment, make_mix
 from resnext_jax.devices import AXIS
 from resnext_jax.errors import BadInput
-from resnext_jax.models import ResNet, freeze_norms, get_config, split_model
+from resnext_jax.models import Network, freeze_norms, get_config, split_model
 from resnext_jax.runs import ModelSpec, read_config, read_spec
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.loss import Loss, class_weights
@@ -105,6 +105,8 @@ def prepare(
         preprocessing=spec.preprocessing,
         zero_init_residual=config.zero_init_residual,
         bn_axis_name=AXIS if config.sync_bn else None,
+        drop_path=config.drop_path,
+        init=config.init,
         rngs=nnx.Rngs(config.seed),
     )
     if config.weights and not config.resume and config.normalize == "weights" and not config.mean:
@@ -145,7 +147,7 @@ def _say_assumed(weights: str, model: str) -> None:
 
 
 def prepare_step(
-    config: TrainConfig, model: ResNet, normalize: Normalize, loss: Loss, steps_per_epoch: int
+    config: TrainConfig, model: Network, normalize: Normalize, loss: Loss, steps_per_epoch: int
 ) -> tuple[TrainStep, TrainState]:
     """The step that a configuration asks for, and the state before the first one.
 
@@ -171,6 +173,7 @@ def prepare_step(
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         skip_nan=config.on_nan == "skip",
+        stochastic=config.drop_path > 0,
     )
     return step, create_state(params, batch_stats, optimizer, config.seed, ema=config.ema_decay is not None)
 

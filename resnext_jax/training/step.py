@@ -36,6 +36,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
     skip_nan: bool = False,
+    stochastic: bool = False,
 ) -> TrainStep:
     """One step of gradient descent on the global batch.
 
@@ -56,6 +57,8 @@ def make_train_step(
         ema_decay: of the moving average, for a state that keeps one.
         skip_nan: leave the state as it is, but for the number of steps, if the loss or the gradient is not
             finite.
+        stochastic: the model draws random numbers in training (`drop_path`), so it is given a key for each
+            image, which the seed, the step and the position in the global batch fix.
 
     Returns:
         A function `(state, sums, batch) -> (state, sums)`; batch holds this device's `image` uint8
@@ -66,7 +69,9 @@ def make_train_step(
     def train_step(state: TrainState, sums: Sums, batch: Batch) -> tuple[TrainState, Sums]:
         labels, mask = batch["label"], batch["mask"]
         positions = jax.lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels))
-        augment_key, mix_key = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step))
+        step_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        augment_key, mix_key = jax.random.split(step_key)
+        model_key = jax.random.fold_in(step_key, 2)  # a third one, which leaves the two as they were
         keys_of = jax.vmap(jax.random.fold_in, (None, 0))
         images = augment(keys_of(augment_key, positions), batch["image"])
         targets = loss.targets(labels)
@@ -76,14 +81,14 @@ def make_train_step(
 
         def add_part(carry: tuple, part: tuple) -> tuple:
             grads, batch_stats, sums = carry
-            images, targets, labels, mask = part
+            images, targets, labels, mask, positions = part
             # Each part waits for the gradients of those before it, or the compiler would hold the activations
             # of all at once: on CPU it drops barriers, and is many times slower at convolutions in loops.
             images = normalize(images) + 0 * sum(leaf.ravel()[0] for leaf in jax.tree.leaves(grads))
 
             def objective(params: Tree) -> tuple:
                 model = merge_model(graphdef, _hold(params, frozen), batch_stats)
-                logits = model(images)
+                logits = model(images, keys_of(model_key, positions)) if stochastic else model(images)
                 losses = loss(logits, targets)
                 _, _, moved = split_model(model)
                 return jnp.sum(jnp.where(mask, losses, 0)) / total, (moved, logits, losses)
@@ -93,7 +98,7 @@ def make_train_step(
             return _add(grads, more), moved, _add(sums, more_sums)
 
         nothing = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, zero_sums(loss.num_classes)
-        parts = (x.reshape(accumulate, -1, *x.shape[1:]) for x in (images, targets, labels, mask))
+        parts = (x.reshape(accumulate, -1, *x.shape[1:]) for x in (images, targets, labels, mask, positions))
         grads, batch_stats, more_sums = reduce(add_part, zip(*parts, strict=True), nothing)
         grads, more_sums = jax.lax.psum((grads, more_sums), AXIS)
         batch_stats = jax.lax.pmean(batch_stats, AXIS)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resnext_jax.errors import BadInput
-from resnext_jax.models import ResNet, ResNetConfig, abstract_model, get_config
+from resnext_jax.models import Architecture, Network, abstract_model, get_config
 from resnext_jax.weights.create import told_variant
 from resnext_jax.weights.descriptions import Description
 from resnext_jax.weights.files import SAFETENSORS, FloatType, WeightsFile, head_size, read_file, write_weights
@@ -34,7 +34,7 @@ class Identified:
     """
 
     name: str
-    model: ResNet
+    model: Network
     has_head: bool
     description: Description
     file: WeightsFile
@@ -122,7 +122,7 @@ def _channels(state_dict: StateDict) -> int:
     return input_channels({name: array.shape for name, array in state_dict.items()})
 
 
-def _fitting_variant(source: str | Path, state_dict: StateDict) -> str | ResNetConfig:
+def _fitting_variant(source: str | Path, state_dict: StateDict) -> str | Architecture:
     names = looks_like(state_dict)
     if not names:
         raise BadInput(

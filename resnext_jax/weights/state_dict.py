@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from resnext_jax.errors import BadInput
-from resnext_jax.models import VARIANTS, ResNet, ResNetConfig, abstract_model
+from resnext_jax.models import VARIANTS, Network, ResNetConfig, abstract_model
 from resnext_jax.weights.checkpoint import find_network
 from resnext_jax.weights.stored import Unreadable
 
@@ -26,14 +26,15 @@ StateDict = dict[str, np.ndarray]
 Head = Literal["strict", "new"]
 
 _LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Convolutions: ours [H, W, I, O], torch's [O, I, H, W]; linear layers: ours [I, O], torch's [O, I].
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+# Convolutions: ours [H, W, I, O] or [W, I, O], torch's [O, I, H, W] or [O, I, W]; linear layers: ours [I, O],
+# torch's [O, I].
+_TO_TORCH = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0), 1: (0,)}
+_FROM_TORCH = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0), 1: (0,)}
 _LISTED = 8  # names that a report gives of each kind
 
 
 def load_torch_state_dict(
-    model: ResNet, state_dict: Mapping[str, Any], *, head: Head = "strict", ema: bool = True
+    model: Network, state_dict: Mapping[str, Any], *, head: Head = "strict", ema: bool = True
 ) -> None:
     """Fill a model with the arrays of a state dict in torch's names and layout.
 
@@ -69,7 +70,7 @@ def load_torch_state_dict(
     nnx.update(model, nnx.from_flat_state(filled))
 
 
-def to_torch_state_dict(model: ResNet) -> StateDict:
+def to_torch_state_dict(model: Network) -> StateDict:
     """A model's parameters and running statistics in torch's names and layout, float32, copied to the host.
 
     `torchvision.models.<name>().load_state_dict` takes it with strict=True, as tensors.
@@ -128,15 +129,20 @@ def looks_like(state_dict: StateDict) -> list[str]:
 
 
 def _may_be(config: ResNetConfig, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Quick test, without building the model: blocks of each stage, groups and width of the first block."""
+    """Quick test, without building the model: blocks, the first of them, the stem's and attention's kind."""
     stages = range(1, len(config.layers) + 2)
     blocks = [
         sum(name.startswith(f"layer{i}.") and name.endswith(".conv1.weight") for name in shapes)
         for i in stages
     ]
-    width = config.groups * config.width_per_group
-    first = shapes.get("layer1.0.conv2.weight", ())[:2]
-    return blocks == [*config.layers, 0] and first == (width, config.width_per_group)
+    first, second, *_ = config.channels(0, 0)
+    attention = {"layer1.0.se.fc1.weight": "se", "layer1.0.se.conv.weight": "eca"}
+    return (
+        blocks == [*config.layers, 0]
+        and shapes.get("layer1.0.conv2.weight", ())[:2] == (second, first // config.groups)
+        and ("conv1.0.weight" in shapes) == (config.stem in ("deep", "tiered"))
+        and next((kind for name, kind in attention.items() if name in shapes), None) == config.attention
+    )
 
 
 def _fits(config: ResNetConfig, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -158,7 +164,7 @@ def input_channels(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return first[1] if len(first) == 4 and first[1] > 0 else 3
 
 
-def torch_shapes(model: ResNet) -> dict[str, tuple[int, ...]]:
+def torch_shapes(model: Network) -> dict[str, tuple[int, ...]]:
     """Name and shape of every array of a model's state dict; the model may be abstract."""
     return {_torch_name(path): _torch_shape(var.shape) for path, var in nnx.to_flat_state(nnx.state(model))}
 
@@ -204,7 +210,7 @@ def _float32(value: Any) -> tuple[np.ndarray | None, str]:
     return np.asarray(value).astype(np.float32, copy=False), str(dtype)
 
 
-def _check(arrays: StateDict, expected: dict[str, tuple[int, ...]], model: ResNet) -> None:
+def _check(arrays: StateDict, expected: dict[str, tuple[int, ...]], model: Network) -> None:
     """One report of all that does not fit."""
     missing = [f"{name} {list(expected[name])}" for name in expected if name not in arrays]
     unexpected = [f"{name} {list(arrays[name].shape)}" for name in arrays if name not in expected]
@@ -225,7 +231,9 @@ def _check(arrays: StateDict, expected: dict[str, tuple[int, ...]], model: ResNe
         hint = "the number of input channels differs (in_channels)"
     else:
         hint = f"it looks like {' or '.join(looks_like(arrays)) or 'no variant that is known here'}"
-    ours = next((name for name, config in VARIANTS.items() if config == model.config), "the model")
+    ours = next(
+        (name for name, config in VARIANTS.items() if config == getattr(model, "config", None)), "the model"
+    )
     raise BadInput(f"state dict does not fit {ours}: {'; '.join(found)}; {hint}")
 
 
