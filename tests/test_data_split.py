@@ -216,3 +216,10 @@ def test_a_limit_keeps_the_proportions(counts, count):
     for label, total in enumerate(counts):
         wanted = min(max(total * count / len(labels), 1), total - 1)
         assert abs((chosen.labels == label).sum() - wanted) <= 0.5 + 1e-9
+
+
+def test_an_expression_that_never_ends_is_refused(monkeypatch):
+    monkeypatch.setattr("resnext_jax.data.split.REGEX_SECONDS", 0.2)
+    with pytest.raises(ValueError, match="takes too long on these names"):
+        groups_by_regex(["A" * 40 + "!"], r"^(A+)+$")
+    assert groups_by_regex(["A1_2"], r"^(A\d)_") == ["A1"]

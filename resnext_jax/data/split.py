@@ -12,9 +12,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import signal
+import threading
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -25,6 +28,9 @@ from resnext_jax.data.sources import Concatenation, NamedSource, Source, Subset
 from resnext_jax.errors import BadInput
 
 logger = logging.getLogger(__name__)
+
+REGEX_SECONDS = 5.0
+"""How long a regular expression may take for all names."""
 
 # What data sets call their splits.
 SPLIT_OF_NAME = {"train": "train", "training": "train"}
@@ -158,6 +164,25 @@ def _found_groups(source: NamedSource, how: str) -> list[str] | None:
     return groups_by_regex(source.names, suggested[0].group_by)
 
 
+@contextmanager
+def _limited(message: str) -> Iterator[None]:
+    """Raise BadInput if the context lasts too long, where the system can interrupt it: Unix, main thread."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise BadInput(message)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, REGEX_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
     """The first capture of a regular expression in each name.
 
@@ -175,11 +200,14 @@ def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
     if not regex.groups:
         raise BadInput(f"group_by={pattern!r}: captures nothing; put what names the group in ( )")
     groups = []
-    for name in names:
-        match = regex.search(name)
-        if match is None or not match[1]:
-            raise BadInput(f"group_by={pattern!r}: captures nothing in {name!r}; it must match every image")
-        groups.append(match[1])
+    with _limited(f"group_by={pattern!r}: takes too long on these names; use one without nested repetitions"):
+        for name in names:
+            match = regex.search(name)
+            if match is None or not match[1]:
+                raise BadInput(
+                    f"group_by={pattern!r}: captures nothing in {name!r}; it must match every image"
+                )
+            groups.append(match[1])
     return groups
 
 
