@@ -1,7 +1,7 @@
 """How many images a second get from JPEG files to batches, ours beside torch's DataLoader with torchvision?
 
 Run:       python experiments/benchmarks/decoding.py [FOLDER]    (FOLDER holds class folders of JPEG files)
-Hardware:  1 CPU core; about a minute. Processor time, the least of some turns, so that other work counts little.
+Hardware:  1 CPU core; about a minute. Processor time, the least of some turns: other work counts little.
 Expected:  less time than torch's, for the same pixels: shorter side to 256 pixels, centre crop to 224.
 """
 
