@@ -35,7 +35,7 @@ class Show(AugmentConfig):
     """Draw images of a data set with their classes, and what augmentation makes of them."""
 
     data: Positional[Annotated[str, arg(metavar="DATA")]]
-    """`demo`, a folder, or `tfds:NAME[/CONFIG]`."""
+    """`demo`, a folder, a table, or `tfds:NAME[/CONFIG]`."""
     out: Path
     """Picture file to write."""
     data_dir: Path | None = None
