@@ -23,6 +23,7 @@ def run(*arguments) -> None:
 
 def error_of(capsys, *arguments) -> str:
     """The one line that a refused command leaves on standard error."""
+    capsys.readouterr()  # what came before it
     with pytest.raises(SystemExit) as stop:
         run(*arguments)
     captured = capsys.readouterr()
