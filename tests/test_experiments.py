@@ -98,7 +98,7 @@ def test_crossval_tests_every_fold_and_goes_on(smoke, capsys):
     assert saved_config(out / "fold1").fold == (1, 2)
     capsys.readouterr()
     smoke("monkeypox_crossval", "--no-overwrite")
-    assert capsys.readouterr().out.count("resuming after 2 steps") == 2
+    assert capsys.readouterr().out.count(" is finished: 1 epoch") == 2
     assert json.loads((out / "crossval.json").read_text()) == result
 
 

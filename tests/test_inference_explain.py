@@ -133,7 +133,7 @@ def test_occlusion_finds_what_the_class_hangs_on():
     model = build_model(ResNetConfig("basic", (1,), stem="cifar"), num_classes=2)
     model.eval()
     model.stem = lambda x: x
-    model.stage = lambda name, x: x
+    model.stage = lambda name, x, keys=None: x
     model.pool = lambda x: x[:, 8:16, :8, 0].mean((1, 2))[:, None]
     model.head = lambda pooled: jnp.concatenate([pooled, -pooled], 1)
     image = np.full((1, 32, 32, 3), 255, np.uint8)

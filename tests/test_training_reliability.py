@@ -23,7 +23,8 @@ from resnext_jax.training.trainer import Trainer
 
 # Runs a command with the `tiny` model in the table, as a process of its own. MODE: what happens slowly.
 PROCESS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from resnext_jax.models import VARIANTS, ResNetConfig
 VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
 from resnext_jax import devices
