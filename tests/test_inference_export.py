@@ -129,9 +129,11 @@ OPERATIONS = {
     "reshape": lambda x: x.reshape(-1, x.shape[2] * x.shape[1], x.shape[3]).sum(1),
     "transpose": lambda x: x.transpose(0, 2, 1, 3) * 2,
     "reflect": lambda x: jnp.pad(x, ((0, 0), (1, 2), (2, 1), (0, 0)), mode="reflect"),
+    "edge": lambda x: jnp.pad(x, ((0, 0), (0, 1), (1, 0), (0, 0)), mode="edge"),
     "fill": lambda x: jax.lax.pad(x, 0.5, ((0, 0, 0), (1, 2, 0), (0, 1, 0), (0, 0, 0))),
     "crop": lambda x: jax.lax.slice(x, (0, 1, 2, 0), (x.shape[0], 7, 8, 4), (1, 2, 1, 1)),
     "concatenate": lambda x: jnp.concatenate([x, -x, jnp.square(x)], axis=3),
+    "stack": lambda x: jnp.stack([x.mean((1, 2)), x.max((1, 2))], 1).reshape(-1, 8, 1, 1),
     "mean pool": lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 3, 1), (1, 2, 2, 1), "SAME"),
     "max pool": lambda x: jax.lax.reduce_window(
         x, -jnp.inf, jax.lax.max, (1, 3, 2, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 0), (0, 0))
@@ -142,7 +144,7 @@ OPERATIONS = {
     ),
     "activations": lambda x: jax.nn.silu(x) + jax.nn.gelu(x) + jax.nn.gelu(x, approximate=False),
     "more activations": lambda x: jax.nn.relu6(9 * x) + jax.nn.hard_swish(x) + jax.nn.leaky_relu(x),
-    "softmax": lambda x: jax.nn.softmax(x.mean((1, 2))) * jnp.sqrt(jnp.exp(x.max((1, 2)))),
+    "softmax": lambda x: jax.nn.softmax(x.mean((1, 2))) * jax.lax.rsqrt(jnp.sqrt(jnp.exp(x.max((1, 2))))),
     "normalise": lambda x: x / (1e-3 + jnp.sqrt((x**3).sum((1, 2), keepdims=True) ** 2)),
     "compare": lambda x: jnp.where(x >= 0.5, jnp.minimum(x, 0.7), jnp.where(x < 0.1, 0.2, jnp.log(1 + x))),
     "channels among themselves": lambda x: _over_channels(x.mean((1, 2))),

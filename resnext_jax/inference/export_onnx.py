@@ -308,6 +308,13 @@ def _concatenate(graph: Graph, operation: Operation) -> str:
     return graph.add("Concat", [graph.name(v) for v in operation.inputs], axis=axis)
 
 
+def _stack(graph: Graph, operation: Operation) -> str:
+    [result], axis = operation.outputs, operation.params["axis"]
+    place = graph.constant(np.array([axis]))
+    parts = [graph.add("Unsqueeze", [_plain(graph, value), place]) for value in operation.inputs]
+    return _arranged(graph, graph.add("Concat", parts, axis=axis), range(len(result.shape)), result)
+
+
 def _pad(graph: Graph, operation: Operation) -> str:
     value, fill = operation.inputs
     config = [operation.params["padding_config"][axis] for axis in order(value)]
@@ -325,6 +332,10 @@ def _power(graph: Graph, operation: Operation) -> str:
 def _square(graph: Graph, operation: Operation) -> str:
     name = graph.name(operation.inputs[0])
     return graph.add("Mul", [name, name])
+
+
+def _rsqrt(graph: Graph, operation: Operation) -> str:
+    return graph.add("Reciprocal", [graph.add("Sqrt", [graph.name(operation.inputs[0])])])
 
 
 def _erfc(graph: Graph, operation: Operation) -> str:
@@ -377,11 +388,13 @@ RULES: dict[str, Rule] = {
     "reduce_window_sum": _window("AveragePool"),
     "reshape": _reshape,
     "rev": _reverse,
+    "rsqrt": _rsqrt,
     "select_n": _select,
     "slice": _slice,
     "sqrt": _elementwise("Sqrt"),
     "square": _square,
     "squeeze": _squeeze,
+    "stack": _stack,
     "stop_gradient": _same,
     "sub": _elementwise("Sub"),
     "tanh": _elementwise("Tanh"),

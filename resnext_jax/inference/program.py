@@ -54,7 +54,7 @@ class Program:
 
 
 def trace(function: Callable[..., Any], *arguments: Any) -> Program:
-    """The operations of a function; what does not depend on its arguments is computed.
+    """The operations that a function's results depend on; what does not depend on its arguments is computed.
 
     Args:
         function: of arrays, in trees or alone.
@@ -63,7 +63,18 @@ def trace(function: Callable[..., Any], *arguments: Any) -> Program:
     closed = jax.make_jaxpr(function)(*arguments)
     program = Program([_value(v.aval) for v in closed.jaxpr.invars])
     program.outputs[:] = _inline(closed, program.inputs, program.operations)
+    program.operations[:] = _needed(program)
     return program
+
+
+def _needed(program: Program) -> list[Operation]:
+    """The operations without those whose results nothing uses, such as `jnp.pad` leaves behind."""
+    used, kept = set(program.outputs), []
+    for operation in reversed(program.operations):
+        if used.intersection(operation.outputs):
+            used.update(operation.inputs)
+            kept.append(operation)
+    return kept[::-1]
 
 
 def _value(aval: Any, constant: Any = None) -> Value:
@@ -86,9 +97,13 @@ def _inline(closed: ClosedJaxpr, inputs: Sequence[Value], operations: list[Opera
 
     for eqn in jaxpr.eqns:
         operands = read(eqn.invars)
+        if eqn.primitive.name == "concatenate":  # `jnp.pad` joins arrays without elements, too
+            operands = [v for v in operands if 0 not in v.shape] or operands
         called = next((eqn.params[name] for name in _CALLED if name in eqn.params), None)
         if called is not None:
             results = _inline(called, operands, operations)
+        elif eqn.primitive.name == "concatenate" and len(operands) == 1:
+            results = operands
         elif _is_constant(operands, eqn.outvars):
             found = eqn.primitive.bind(*(v.constant for v in operands), **eqn.params)
             found = found if eqn.primitive.multiple_results else [found]
