@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -122,3 +123,45 @@ def test_mistakes(trained, tmp_path, capsys):
     metrics = json.loads(capsys.readouterr().out)
     assert (tmp_path / "m.png").exists() == (metrics["top1"] < 1)
     assert metrics["intervals"]["top1"][0] < metrics["top1"] or metrics["top1"] == 0
+
+
+def test_the_exit_code_tells_of_a_damaged_checkpoint(trained, image_folder, tmp_path, capsys):
+    """The results are those of the other checkpoint, whole; 3 says nothing else."""
+    checkpoints = trained / "checkpoints"
+    latest, best = checkpoints / "8", checkpoints / "7"
+    shutil.copytree(latest, best)
+    (best / "checksums.json").unlink()  # as the first version wrote them
+    (best / "metrics" / "metrics").write_text('{"val_top1": 1.0, "val_loss": 0.0, "step": 7}')
+    csv_file = tmp_path / "p.csv"
+    commands = {
+        "evaluate": ("evaluate", trained, "--json"),
+        "predict": ("predict", trained, image_folder, "--csv", csv_file),
+        "convert": ("convert", trained, tmp_path / "w.safetensors"),
+    }
+    (latest / "meta" / "metadata").write_text("{")
+    for arguments in commands.values():
+        run(*arguments)  # the best is read by itself
+    shutil.rmtree(latest)
+    shutil.copytree(best, latest)
+    for path in best.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    csv_file.unlink()
+    capsys.readouterr()
+    for name, arguments in commands.items():
+        with pytest.raises(SystemExit) as stop:
+            run(*arguments)
+        assert stop.value.code == 3, name
+        shown = capsys.readouterr()
+        assert f"{best}: damaged, it has no model; it does not count as the best" in shown.err
+        if name == "evaluate":
+            assert json.loads(shown.out)["step"] == 8
+        if name == "predict":
+            assert len(list(csv.reader(csv_file.open()))) == 21
+
+
+def test_a_setting_of_the_wrong_type_is_named_with_its_file(trained, capsys):
+    config = json.loads((trained / "config.json").read_text())
+    config["config"]["data"] = 3
+    (trained / "config.json").write_text(json.dumps(config))
+    for command in (("evaluate", trained), ("train", "--resume", "--out", trained)):
+        assert f"{trained / 'config.json'}: --data=3: expected a text" in error_of(capsys, *command)

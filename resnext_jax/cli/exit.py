@@ -16,6 +16,7 @@ from resnext_jax.console import printable
 from resnext_jax.errors import BadInput
 
 BAD_INPUT = 2
+IN_PLACE = 3
 
 
 @contextmanager
@@ -28,9 +29,10 @@ def clean_exit() -> Iterator[None]:
 
     Raises:
         SystemExit: 2 for bad input, a file that can't be read or written, a loss that stopped being finite,
-            or too little memory; 128 + the signal if one ended the work.
+            or too little memory; 3 if all was done, but with another checkpoint in the place of a damaged
+            one; 128 + the signal if one ended the work.
     """
-    log_to_stderr()
+    log = log_to_stderr()
     if os.environ.get("RESNEXT_JAX_KEEP_FREED_MEMORY") != "0":
         ops.keep_freed_memory()
     try:
@@ -50,6 +52,8 @@ def clean_exit() -> Iterator[None]:
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail("error: there is too little memory for this; use a smaller batch or image size", BAD_INPUT)
+    if log.in_place:
+        raise SystemExit(IN_PLACE)
 
 
 def _end_at_once(message: str, code: int) -> None:

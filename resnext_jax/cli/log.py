@@ -8,17 +8,32 @@ from resnext_jax.console import printable
 QUIET = ("absl", "jax", "orbax", "matplotlib", "asyncio")
 
 
-def log_to_stderr() -> None:
+class Shown(logging.StreamHandler):
+    """Shows the log.
+
+    Attributes:
+        in_place: whether it told of a checkpoint that was read in the place of a damaged one.
+    """
+
+    in_place = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.in_place |= getattr(record, "in_place", False)
+        super().emit(record)
+
+
+def log_to_stderr() -> Shown:
     """Show the package's log as plain lines, and nothing of the packages under it: what is an error to us is
     raised."""
     log = logging.getLogger("resnext_jax")
-    handler = logging.StreamHandler()
+    handler = Shown()
     handler.setFormatter(_Printable("%(message)s"))
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    return handler
 
 
 class _Printable(logging.Formatter):

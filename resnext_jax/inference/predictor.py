@@ -40,7 +40,7 @@ from resnext_jax.inference.features import Features, make_features
 from resnext_jax.inference.predictions import Predictions
 from resnext_jax.inference.tta import views
 from resnext_jax.models import ResNet, Tree, merge_model, split_model
-from resnext_jax.runs import Checkpoints, ModelSpec, Which, read_config
+from resnext_jax.runs import CONFIG, Checkpoints, ModelSpec, Which, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -408,7 +408,10 @@ class Predictor:
         known = [f.name for f in fields(DataConfig)]
         if unknown := sorted(set(changes) - set(known)):
             raise TypeError(f"{', '.join(unknown)}: no field of DataConfig, which has {', '.join(known)}")
-        config = DataConfig.pick(self.settings)
+        try:
+            config = DataConfig.pick(self.settings)
+        except BadInput as error:
+            raise BadInput(f"{self.directory / CONFIG}: {error}") from None
         if "data" in changes:
             config = config.elsewhere(str(changes["data"]))
         return replace(config, **changes)

@@ -29,6 +29,9 @@ ITEMS = ("model", "optimizer", "meta")
 UNFINISHED = ".orbax-checkpoint-tmp"
 """In the name of what Orbax has not written to the end."""
 
+_IN_PLACE: dict[str, Any] = {"in_place": True}
+"""Marks what is logged if another checkpoint than the wanted one is read: the exit code tells it, too."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -152,9 +155,8 @@ class Checkpoints:
                 errors.append(str(error))
                 continue
             if errors:
-                logger.warning(
-                    "%s; taking the checkpoint of step %d, the %s that is whole", errors[0], step, kind
-                )
+                said = "%s; taking the checkpoint of step %d, the %s that is whole"
+                logger.warning(said, errors[0], step, kind, extra=_IN_PLACE)
             return saved
         raise Damaged(f"{self.folder}: no checkpoint is whole: {'; '.join(errors)}")
 
@@ -274,13 +276,17 @@ class Checkpoints:
         try:
             return self._metrics(step)
         except Damaged as error:
-            logger.warning("%s; it does not count as the best", error)
+            # An older one is there because it was the best; the newest is, whatever it was.
+            extra = _IN_PLACE if step != saved_steps(self.directory)[0] else {}
+            logger.warning("%s; it does not count as the best", error, extra=extra)
             return None
 
     def _metrics(self, step: int) -> dict[str, float] | None:
         """What a checkpoint was ranked by; None if its epoch was not validated."""
         path = self.folder / str(step) / "metrics" / "metrics"
         verify(self.folder / str(step), "metrics")
+        if not (self.folder / str(step) / "model").is_dir():
+            raise Damaged(f"{self.folder / str(step)}: damaged, it has no model")
         if not path.parent.exists():
             return None
         try:
