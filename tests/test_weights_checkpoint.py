@@ -78,6 +78,12 @@ def test_averaged_weights_are_taken_unless_the_raw_are_asked_for(content, caplog
     assert find_network(content, ema=False)["fc.bias"] is PLAIN["fc.bias"]
 
 
+def test_the_raw_weights_are_not_made_of_averaged_ones():
+    with pytest.raises(BadInput, match=r"ema=False: it holds averaged weights alone, 'state_dict_ema'"):
+        find_network({"state_dict_ema": AVERAGE}, ema=False)
+    assert find_network({"state_dict_ema": AVERAGE})["fc.bias"] is AVERAGE["fc.bias"]
+
+
 def test_what_was_done_is_said(caplog):
     with caplog.at_level(logging.INFO, "resnext_jax"):
         find_network(FOUND_WHOLE["lightning"])

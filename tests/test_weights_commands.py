@@ -1,5 +1,6 @@
 """Weights from the command line: `convert` in every direction, `train --weights`, and what is refused."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 from PIL import Image
 from test_cli import error_of, run
 
 from resnext_jax import create_model, load_run
 from resnext_jax.data import Preprocessing
 from resnext_jax.models import abstract_model
+from resnext_jax.runs import Checkpoints
 from resnext_jax.weights import named, read_weights, write_weights
 from resnext_jax.weights.state_dict import torch_shapes
 
@@ -121,6 +124,96 @@ def test_conversions_that_are_refused(tiny, file, tmp_path, capsys):
     )
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "v.safetensors").exists()
+
+
+def test_raw_weights_of_a_run_with_an_average(tiny, image_folder, tmp_path, capsys):
+    """`--no-ema` to a file and to a folder for the hub: what the optimiser moved, not the average of it."""
+    out = tmp_path / "run"
+    run(*flags(image_folder, tiny, out, "--ema-decay", 0.9))
+    files = {}
+    for ema in ("--ema", "--no-ema"):
+        run("convert", out, tmp_path / f"w{ema}.safetensors", ema)
+        run("convert", out, tmp_path / f"folder{ema}", ema)
+        files[ema] = read_weights(tmp_path / f"w{ema}.safetensors")
+        in_folder = read_weights(tmp_path / f"folder{ema}" / "model.safetensors")
+        assert in_folder.keys() == files[ema].keys()
+        for name, array in in_folder.items():
+            np.testing.assert_array_equal(array, files[ema][name])
+    with Checkpoints(out) as checkpoints:
+        moved = checkpoints.read_optimizer(checkpoints.step_of("best"))["params"]
+    np.testing.assert_array_equal(files["--no-ema"]["fc.weight"], moved["fc"]["kernel"].T)
+    assert np.abs(files["--ema"]["fc.weight"] - files["--no-ema"]["fc.weight"]).max() > 1e-5
+    cards = [(tmp_path / f"folder{ema}" / "README.md").read_text() for ema in files]
+    assert ["Validation top-1" in card for card in cards] == [True, False]
+    assert "not measured: the run validated the moving average" in cards[1]
+
+
+# What each flag of `convert` goes with: a file, a run directory of other weights, a folder made of a run.
+FLAGS = {
+    ("--license", "mit"): {"folder"},
+    ("--dtype", "float16"): {"file", "folder"},
+    ("--classes", "classes.txt"): {"run"},
+    ("--image-size", 20): {"run"},
+    ("--resize-size", 256): {"run"},
+    ("--crop-pct", 0.9): {"run"},
+    ("--interpolation", "bicubic"): {"run"},
+    ("--mean", 0.1, 0.2, 0.3): {"run"},
+    ("--std", 0.1, 0.2, 0.3): {"run"},
+    ("--no-ema",): set(),  # there is no average here
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag[0])
+def test_a_flag_of_convert_has_an_effect_or_is_refused(tiny, file, tmp_path, monkeypatch, capsys, flag):
+    monkeypatch.chdir(tmp_path)
+    Path("classes.txt").write_text("right\nleft\n")
+    run("convert", file, "of_weights", "--model", tiny)
+    conversions = {
+        "file": [(file, "a.safetensors"), ("of_weights", "b.safetensors")],
+        "run": [(file, "new_run")],
+        "folder": [("of_weights", "new_folder")],
+    }
+    for kind, ways in conversions.items():
+        for source, destination in ways:
+            command = ("convert", source, destination, "--model", tiny)
+            if kind not in FLAGS[flag]:
+                assert str(flag[0]) in error_of(capsys, *command, *flag)
+                assert not Path(destination).exists()
+                continue
+            run(*command, *flag)
+            path = Path(destination)
+            plain = path.with_name(f"plain_{path.name}")
+            run("convert", source, plain, "--model", tiny)
+            assert _content(path) != _content(plain)
+
+
+def _content(path: Path) -> list[object]:
+    """What is in a file, or in a folder but for the command that made it."""
+    if path.is_file():
+        return [path.read_bytes()]
+    config = json.loads((path / "config.json").read_text())
+    config.pop("command", None)
+    return [config, *(file.read_bytes() for file in path.glob("*.safetensors"))]
+
+
+def test_metadata_of_safetensors_is_kept_or_said_to_be_lost(tiny, arrays, tmp_path, capsys):
+    told = {"license": "cc-by-4.0", "labels": "left, right"}
+    write_weights(source := tmp_path / "w.safetensors", arrays, metadata=told)
+    run("convert", source, tmp_path / "v.safetensors", "--model", tiny)
+    with safetensors.safe_open(tmp_path / "v.safetensors", "numpy") as copy:
+        assert copy.metadata() == told | {"format": "pt"}
+    assert "stays behind" not in capsys.readouterr().err
+
+    run("convert", source, tmp_path / "run", "--model", tiny)
+    assert "what the file's metadata says of labels stays behind" in capsys.readouterr().err
+    run("convert", tmp_path / "run", tmp_path / "folder")
+    assert "license: cc-by-4.0" in (tmp_path / "folder" / "README.md").read_text()
+    run("convert", tmp_path / "run", tmp_path / "u.safetensors")
+    lost = "weights alone; what the source says of preprocessing, class names, licence stays behind"
+    assert lost in capsys.readouterr().err
+    pytest.importorskip("torch")
+    run("convert", source, tmp_path / "w.pth", "--model", tiny)
+    assert "what the source says of licence, labels stays behind" in capsys.readouterr().err
 
 
 def test_what_reading_changes_is_said(tiny, arrays, tmp_path, capsys):

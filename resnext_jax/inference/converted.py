@@ -13,7 +13,7 @@ from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.models import split_model
 from resnext_jax.runs import ModelSpec
-from resnext_jax.weights import Identified, identify
+from resnext_jax.weights import LICENSE, Identified, identify
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ def convert_to_run(
         )
     names = _class_names(source, found, classes)
     prepare = _preprocessing(source, found, dict(preprocessing or {}))
+    if lost := [name for name in found.file.metadata if name != LICENSE]:
+        log.info("%s: what the file's metadata says of %s stays behind", directory, ", ".join(lost))
     spec = ModelSpec(found.name, found.model.config, names, prepare)
     _, params, batch_stats = split_model(found.model)
     settings = {"data": "", "weights": str(source)}

@@ -360,11 +360,12 @@ class Checkpoints:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_best(directory: Path) -> tuple[int, Tree, dict[str, Any]]:
+def read_best(directory: Path, *, ema: bool = True) -> tuple[int, Tree, dict[str, Any]]:
     """A run's best checkpoint, or its latest if none was validated.
 
     Args:
         directory: the run directory.
+        ema: of a run that keeps a moving average, the averaged weights; else the raw ones of the same step.
 
     Returns:
         Step, the model ({"params": ..., "batch_stats": ...} of host arrays), and the JSON item.
@@ -375,4 +376,7 @@ def read_best(directory: Path) -> tuple[int, Tree, dict[str, Any]]:
     """
     with Checkpoints(directory) as checkpoints:
         saved = checkpoints.read("best")
-    return saved.step, saved.model, saved.meta
+        raw = {} if ema else checkpoints.read_optimizer(saved.step)
+    # A run without an average has no second set.
+    model = {name: raw[name] for name in ("params", "batch_stats")} if "params" in raw else saved.model
+    return saved.step, model, saved.meta

@@ -179,6 +179,15 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise
 
 
+def has_average(directory: Path) -> bool:
+    """Whether the run in a directory keeps a moving average of its weights beside the raw ones.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    return read_config(directory)["config"].get("ema_decay") is not None
+
+
 def read_spec(directory: Path) -> ModelSpec:
     """The model of the run in a directory, as `config.json` says.
 

@@ -88,14 +88,14 @@ def find_network(content: Any, *, ema: bool = True) -> dict[str, Any]:
         Arrays (or `Unreadable`) by name. If no network was found, those of the dictionary that has most.
 
     Raises:
-        BadInput: no arrays by name, or several networks.
+        BadInput: no arrays by name, several networks, or averaged weights alone where the raw are wanted.
     """
     if not isinstance(content, Mapping):
         raise BadInput(f"state dict: expected arrays by name, found a {type(content).__name__}")
     dictionaries = [(keys, arrays) for keys, arrays in _dictionaries(content) if arrays]
     if not dictionaries:
         raise BadInput("state dict: holds no arrays")
-    places = [place for keys, arrays in dictionaries for place in _places(keys, arrays)]
+    places = _networks(content)
     if not places:
         keys, arrays = max(dictionaries, key=lambda found: len(found[1]))
         _say_keys(keys)
@@ -112,6 +112,12 @@ def find_network(content: Any, *, ema: bool = True) -> dict[str, Any]:
     if left := [name for name, value in outside.items() if getattr(value, "shape", None) != ()]:
         log.info("state dict: left out %d arrays outside the network: %s", len(left), _join(left))
     return network
+
+
+def averages_beside(content: Any) -> bool:
+    """Whether a checkpoint has averaged weights beside the raw ones."""
+    averaged, raw = _divided(_networks(content)) if isinstance(content, Mapping) else ([], [])
+    return bool(averaged and raw)
 
 
 def told_architecture(content: Any) -> str | None:
@@ -150,6 +156,19 @@ def _is_array(value: Any, name: str) -> bool:
     return hasattr(value, "dtype") and (value.shape != () if "." not in name else hasattr(value, "shape"))
 
 
+def _networks(content: Mapping[Any, Any]) -> list[_Place]:
+    """Every network in a checkpoint that may be meant."""
+    places = [place for keys, arrays in _dictionaries(content) for place in _places(keys, arrays)]
+    first = [place for place in places if not _SECOND.search(place.path)]
+    return first or places
+
+
+def _divided(places: list[_Place]) -> tuple[list[_Place], list[_Place]]:
+    """The averaged sets of weights, and the others."""
+    averaged = [place for place in places if _AVERAGED.search(place.path)]
+    return averaged, [place for place in places if place not in averaged]
+
+
 def _places(keys: tuple[str, ...], arrays: Mapping[str, Any]) -> Iterator[_Place]:
     for naming in NAMINGS:
         blocks = {name.partition(naming.block)[0] for name in arrays if naming.block in name}
@@ -162,10 +181,11 @@ def _places(keys: tuple[str, ...], arrays: Mapping[str, Any]) -> Iterator[_Place
 
 def _choose(places: list[_Place], ema: bool) -> _Place:
     """The network that is meant, of all that a checkpoint has."""
-    if any(not _SECOND.search(place.path) for place in places):
-        places = [place for place in places if not _SECOND.search(place.path)]
-    averaged = [place for place in places if _AVERAGED.search(place.path)]
-    raw = [place for place in places if place not in averaged]
+    averaged, raw = _divided(places)
+    if averaged and not raw and not ema:
+        raise BadInput(
+            f"state dict: ema=False: it holds averaged weights alone, {averaged[0].path!r}; leave it out"
+        )
     if averaged and raw:
         chosen, other = (averaged, raw) if ema else (raw, averaged)
         log.info(

@@ -20,6 +20,9 @@ from resnext_jax.weights.state_dict import (
 
 log = logging.getLogger(__name__)
 
+LICENSE = "license"
+"""Under this name safetensors files tell a licence in their metadata."""
+
 
 @dataclass(frozen=True)
 class Identified:
@@ -61,10 +64,13 @@ def identify(weights: str | Path, model: str | None = None, *, ema: bool = True)
     Raises:
         FileNotFoundError: no such file or run.
         ConnectionError: a download failed.
-        BadInput: a kind of file that is not known, or weights of another variant or of none.
+        BadInput: a kind of file that is not known, weights of another variant or of none, or `ema=False`
+            where there are no averaged weights.
     """
     source = open_weights(weights, model)
     file = read_file(source.locate(), ema=ema)
+    if not ema and not file.has_average:
+        raise BadInput(f"ema=False with {weights}: it has one set of weights, no average; leave it out")
     told = told_variant(weights, source, file)
     if model is None:
         variant = _fitting_variant(weights, file.state_dict) if told is None else told
@@ -76,7 +82,8 @@ def identify(weights: str | Path, model: str | None = None, *, ema: bool = True)
     filled = abstract_model(variant, num_classes=classes or 1, in_channels=_channels(file.state_dict))
     load_torch_state_dict(filled, file.state_dict, head="strict" if classes else "new")
     name = variant if isinstance(variant, str) else source.description.model or "resnet"
-    description = replace(source.description, model=name, config=get_config(variant))
+    license = source.description.license or file.metadata.get(LICENSE)
+    description = replace(source.description, model=name, config=get_config(variant), license=license)
     return Identified(name, filled, classes is not None, description, file)
 
 
@@ -111,8 +118,8 @@ def convert(
     write_weights(destination, found.state_dict, dtype=dtype, metadata=kept)
     lost = ["preprocessing"] if found.description.preprocessing else []
     lost += ["class names"] if found.description.classes else []
-    lost += ["licence"] if found.description.license else []
-    lost += [name for name in found.file.metadata if name not in kept]
+    lost += ["licence"] if found.description.license and LICENSE not in kept else []
+    lost += [name for name in found.file.metadata if name not in {*kept, LICENSE}]
     if lost:
         log.info("%s: weights alone; what the source says of %s stays behind", destination, ", ".join(lost))
     return found.name

@@ -14,9 +14,9 @@ import safetensors
 import safetensors.numpy
 
 from resnext_jax.errors import BadInput, MissingPackage
-from resnext_jax.runs import Checkpoints, read_best
+from resnext_jax.runs import has_average, read_best
 from resnext_jax.storage import write_whole
-from resnext_jax.weights.checkpoint import told_architecture
+from resnext_jax.weights.checkpoint import averages_beside, told_architecture
 from resnext_jax.weights.pickles import Damaged
 from resnext_jax.weights.state_dict import StateDict, clean_state_dict, from_trees
 from resnext_jax.weights.torch_files import read_torch
@@ -42,11 +42,13 @@ class WeightsFile:
         state_dict: torch's names and layout, float32.
         architecture: what it calls its network; None if it does not.
         metadata: texts that a safetensors file has beside its arrays.
+        has_average: whether there are averaged weights beside raw ones, of which one set was read.
     """
 
     state_dict: StateDict
     architecture: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    has_average: bool = False
 
 
 def read_weights(path: Path, *, ema: bool = True) -> StateDict:
@@ -66,7 +68,8 @@ def read_weights(path: Path, *, ema: bool = True) -> StateDict:
 def read_file(path: Path, *, ema: bool = True) -> WeightsFile:
     """As `read_weights`, with what else the file says."""
     if path.is_dir():
-        return WeightsFile(_read_run(path, ema))
+        _, model, _ = read_best(path, ema=ema)
+        return WeightsFile(from_trees(model["params"], model["batch_stats"]), has_average=has_average(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or directory; expected weights as {_KINDS}")
     content, metadata = _reader(path)(path)
@@ -77,7 +80,7 @@ def read_file(path: Path, *, ema: bool = True) -> WeightsFile:
         raise BadInput(f"{path}: damaged or incomplete: {error}") from None
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
-    return WeightsFile(arrays, told_architecture(content), metadata)
+    return WeightsFile(arrays, told_architecture(content), metadata, averages_beside(content))
 
 
 def write_weights(
@@ -120,15 +123,6 @@ def write_weights(
 def head_size(state_dict: StateDict) -> int | None:
     """Number of classes of a state dict; None if it has no head."""
     return len(state_dict["fc.weight"]) if "fc.weight" in state_dict else None
-
-
-def _read_run(directory: Path, ema: bool) -> StateDict:
-    step, model, _ = read_best(directory)
-    if not ema:
-        with Checkpoints(directory) as checkpoints:
-            raw = checkpoints.read_optimizer(step)
-        model = raw if "params" in raw else model  # a run without an average has no second set
-    return from_trees(model["params"], model["batch_stats"])
 
 
 Content = tuple[Any, Mapping[str, str]]

@@ -13,7 +13,7 @@ import numpy as np
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
 from resnext_jax.models import get_config
-from resnext_jax.runs import ModelSpec, read_best, read_config
+from resnext_jax.runs import ModelSpec, has_average, read_best, read_config
 from resnext_jax.storage import write_whole
 from resnext_jax.weights.descriptions import CONFIG, OURS, WEIGHT_FILES
 from resnext_jax.weights.files import FloatType, write_weights
@@ -28,13 +28,19 @@ _NAMED = 20  # classes that the card names
 
 
 def write_hub_folder(
-    run: Path, directory: Path, *, dtype: FloatType = "float32", license: str | None = None
+    run: Path,
+    directory: Path,
+    *,
+    ema: bool = True,
+    dtype: FloatType = "float32",
+    license: str | None = None,
 ) -> ModelSpec:
     """Write a run's best weights as timm reads them: `timm.create_model("local-dir:DIR", pretrained=True)`.
 
     Args:
         run: the run directory.
         directory: the new folder, to be used where it is or uploaded to the hub.
+        ema: of a run that keeps a moving average, the averaged weights; else the raw ones.
         dtype: type of the numbers in the file.
         license: identifier for the model card; None: that of converted weights if known, else none is stated.
 
@@ -43,12 +49,15 @@ def write_hub_folder(
 
     Raises:
         FileNotFoundError: no run or no checkpoint there.
-        BadInput: the folder is in use, or numbers that float16 has not.
+        BadInput: the folder is in use, numbers that float16 has not, or `ema=False` of a run that keeps no
+            average.
         OSError: no space left, or no permission.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BadInput(f"{directory}: exists already; choose another destination")
-    step, model, meta = read_best(run)
+    if not ema and not has_average(run):
+        raise BadInput(f"ema=False with {run}: the run has one set of weights, no average; leave it out")
+    step, model, meta = read_best(run, ema=ema)
     spec, about = ModelSpec.from_dict(meta), read_config(run)
     license = license or about["config"].get("license")
     state_dict = _with_counters(from_trees(model["params"], model["batch_stats"]), step)
@@ -56,7 +65,7 @@ def write_hub_folder(
     is_timms = "resnext_jax" not in config
     if not is_timms:
         log.warning("%s: timm has no model like %s; only resnext_jax reads this folder", directory, spec.name)
-    card = model_card(run, spec, about, license, is_timms=is_timms)
+    card = model_card(run, spec, about, license, ema=ema, is_timms=is_timms)
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -123,7 +132,13 @@ def crop_pct(preprocessing: Preprocessing) -> float:
 
 
 def model_card(
-    run: Path, spec: ModelSpec, about: dict[str, Any], license: str | None, *, is_timms: bool
+    run: Path,
+    spec: ModelSpec,
+    about: dict[str, Any],
+    license: str | None,
+    *,
+    ema: bool = True,
+    is_timms: bool,
 ) -> str:
     """The text of the card: what was trained on what, how well it does, how to use it.
 
@@ -132,6 +147,7 @@ def model_card(
         spec: its model.
         about: its config.json.
         license: identifier; None if it is not stated.
+        ema: whether these are the weights that the run's metrics are of.
         is_timms: whether timm reads the folder.
     """
     settings, prepare = about["config"], spec.preprocessing
@@ -149,7 +165,7 @@ def model_card(
         "Weights it started from" if settings.get("data") else "Converted from": _origin(settings, spec),
         "Command": f"`{about['command']}`" if about.get("command") else "",
         "Licence": license or "not stated",
-    } | _metrics(run)
+    } | (_metrics(run) if ema else {"Validation": "not measured: the run validated the moving average"})
     rows = [f"| {name} | {value} |" for name, value in facts.items() if value]
     use = ["```python"]
     if is_timms:

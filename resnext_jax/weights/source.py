@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from resnext_jax.errors import BadInput
-from resnext_jax.runs import read_spec
+from resnext_jax.runs import read_config, read_spec
 from resnext_jax.storage import cache_directory, download
 from resnext_jax.weights.descriptions import (
     CONFIG,
@@ -95,7 +95,8 @@ def _of_folder(folder: Path) -> Source:
 
 def _of_run(folder: Path) -> Description:
     spec = read_spec(folder)
-    return Description(spec.name, spec.architecture, spec.preprocessing, spec.classes)
+    license = read_config(folder)["config"].get("license")
+    return Description(spec.name, spec.architecture, spec.preprocessing, spec.classes, license)
 
 
 def _of_hub(repository: str) -> Source:

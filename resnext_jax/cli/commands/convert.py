@@ -27,7 +27,7 @@ class Convert(Config):
     model: str | None = None
     """A name of `resnext-jax models`, if neither the weights nor names and shapes tell."""
     ema: bool = True
-    """If averaged weights lie beside the raw ones, take the averaged."""
+    """Where averaged weights lie beside the raw ones, take the averaged; --no-ema: the raw."""
     dtype: weights.FloatType = "float32"
     """Type of the numbers in a file, or in a folder for the hub."""
     license: str | None = None
@@ -60,7 +60,7 @@ class Convert(Config):
             self._check_unused("a run directory made of other weights", "classes", *self._preprocessing)
             if self.model not in (None, name := runs.read_spec(Path(self.source)).name):
                 raise BadInput(f"model={self.model}: {self.source} is a run of {name}")
-            options = {"dtype": self.dtype, "license": self.license}
+            options = {"ema": self.ema, "dtype": self.dtype, "license": self.license}
             spec = weights.write_hub_folder(Path(self.source), self.destination, **options)
             print(f"{self.destination}: {spec.name} for {len(spec.classes)} classes, for the hub")
         else:
