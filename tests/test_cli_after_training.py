@@ -62,8 +62,23 @@ def test_report(trained, tmp_path, capsys):
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "To be detected: left" in page
     assert "Held out for validation" in page
-    run("report", trained, "--split", "train", "--examples", 2, "--out", tmp_path / "new" / "r.html")
-    assert "chosen by these very images" not in (tmp_path / "new" / "r.html").read_text(encoding="utf-8")
+    assert "groups by their names" in page
+    assert "groups of near copies" not in page
+    run(
+        "report",
+        trained,
+        "--split",
+        "train",
+        "--examples",
+        2,
+        "--check-data",
+        "--out",
+        tmp_path / "new" / "r.html",
+    )
+    page = (tmp_path / "new" / "r.html").read_text(encoding="utf-8")
+    assert "chosen by these very images" not in page
+    assert "groups of near copies" in page
+    assert "0.0 % of the 4 validation images have a copy among the 16 training images" in page
     assert "positive='up'" in error_of(capsys, "report", trained, "--positive", "up").replace("--", "")
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 import resnext_jax as rj
+from resnext_jax import cli
 from resnext_jax.data import decode, open_dataset
 from resnext_jax.data.copies import (
     copied_share,
@@ -205,3 +207,15 @@ def test_training_warns_in_its_first_lines(small_run, capsys):
     shown = capsys.readouterr()
     assert shown.out.startswith("warning: the names suggest 5 groups of images")
     assert "suggest" not in shown.err
+    assert "group_by=auto keeps each on one side" in shown.out
+
+
+def test_the_command_line_names_the_flag_also_when_nothing_was_saved_yet(small_run, capsys):
+    flags = ["--image-size", "16", "--batch-size", "4", "--epochs", "1", "--devices", "1", "--resume"]
+    data = ["--data", small_run.data, "--model", small_run.model, "--out", str(small_run.out)]
+    cli.main(["train", *data, *flags])
+    shown = capsys.readouterr()
+    assert "warning: the names suggest 5 groups of images" in shown.out
+    assert re.search(r"; --group-by=auto keeps each on one side, as does --group-by='\^", shown.out)
+    assert "--out=" in shown.err  # what is logged names flags, too: nothing was saved there yet
+    assert "nothing was saved" in shown.err

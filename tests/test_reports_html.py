@@ -1,5 +1,7 @@
 """The page about a run: complete, self-contained, safe with any class name, honest about small sets."""
 
+import platform
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,12 +11,14 @@ import pytest
 from small_models import labelled, small_model, small_spec
 
 from resnext_jax import BadInput, runs
+from resnext_jax.data import open_dataset
 from resnext_jax.errors import MissingPackage
 from resnext_jax.inference import LabelledPredictions, Predictor
 from resnext_jax.runs import ModelSpec
 
 pytest.importorskip("jinja2")
 from resnext_jax.reports.html import write_report
+from resnext_jax.reports.trained_on import trained_on
 
 EVIL = "<script>alert('x')</script> & $\\frac"
 
@@ -141,6 +145,46 @@ def test_training_data_that_are_gone(tmp_path):
     page = page_of(tmp_path / "run", settings={"data": str(tmp_path / "gone"), "epochs": 3})
     assert "cannot be read any more" in page.text
     assert "gone does not exist" in page.text
+
+
+def test_what_a_cheap_look_at_the_data_finds(image_folder, tmp_path):
+    """Two photos of each of five patients, of which the split knows nothing; a copy of all on both sides."""
+    photos = sorted((image_folder / "left").iterdir())
+    for photo in photos:
+        photo.with_name(f"copy of {photo.name}").write_bytes(photo.read_bytes())
+    settings = {"data": str(image_folder), "val_fraction": 0.5}
+    text = page_of(tmp_path / "run", ("left", "right"), settings=settings).text
+    assert "exact copies across the split" in text
+    [share] = re.findall(r"exact copies across the split([\d.]+) %", text)
+    dataset = open_dataset(str(image_folder), val_fraction=0.5)
+    contents = [
+        [dataset.split(s)[i]["image"] for i in range(len(dataset.split(s)))] for s in ("train", "val")
+    ]
+    expected = sum(content in contents[0] for content in contents[1]) / len(contents[1])
+    assert expected > 0
+    assert float(share) == pytest.approx(100 * expected, abs=0.05)
+    assert "--check-data" in text
+    for photo in photos:
+        photo.with_name(f"copy of {photo.name}").unlink()
+    text = page_of(tmp_path / "run", ("left", "right"), settings=settings).text
+    assert re.search(r"groups by their names5at most 4 images in one; .*this split ignores them", text)
+    assert re.search(r"exact copies across the split0\.0 %", text)
+
+
+def test_where_a_run_was_trained_and_what_it_left_out(tmp_path):
+    directory = tmp_path / "run"
+    page_of(directory)
+    (directory / "bad_images.txt").write_text("a/1.jpg: truncated\nb/2.jpg: no image\n", encoding="utf-8")
+    gone = {"data": str(tmp_path / "gone")}
+    spec, predictor = small_spec("cifar"), small_model("cifar")
+    found = trained_on(Predictor(predictor, spec, gone, 27, directory))
+    assert found["findings"] == [
+        ("unreadable, left out of training", "2", "a/1.jpg: truncated; b/2.jpg: no image")
+    ]
+    assert "cannot be read any more" in found["division"]
+    machine = runs.read_config(directory)["machine"]
+    page = page_of(directory)
+    assert re.search(rf"\d x cpu; {machine['cpus']} CPUs?, {re.escape(platform.platform())}", page.text)
 
 
 def test_a_failed_validation_leaves_the_other_curves(tmp_path):

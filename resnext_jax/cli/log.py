@@ -2,6 +2,7 @@
 
 import logging
 
+from resnext_jax.cli.messages import with_flags
 from resnext_jax.console import printable
 
 # These log their inner workings; what concerns the user is raised or printed.
@@ -37,7 +38,7 @@ def log_to_stderr() -> Shown:
 
 
 class _Printable(logging.Formatter):
-    """Shows control characters, which file names may hold, as escapes."""
+    """Speaks of flags, and shows control characters, which file names may hold, as escapes."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return printable(with_flags(super().formatMessage(record)))

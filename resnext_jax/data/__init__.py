@@ -2,7 +2,7 @@
 
 from resnext_jax.data.check import DataReport, check_data
 from resnext_jax.data.config import DataConfig, open_dataset, read_images
-from resnext_jax.data.copies import copies_found
+from resnext_jax.data.copies import CheapLook, NameGroups, cheap_look, copies_found
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.files import GivenImages, ImageLike, list_files
 from resnext_jax.data.fingerprint import Fingerprint, check_same_images
@@ -27,6 +27,7 @@ __all__ = [
     "IMAGENET_STD",
     "BadImages",
     "Batch",
+    "CheapLook",
     "DataConfig",
     "DataReport",
     "Dataset",
@@ -35,6 +36,7 @@ __all__ = [
     "GivenImages",
     "ImageLike",
     "Images",
+    "NameGroups",
     "Normalize",
     "Pixels",
     "Preprocessing",
@@ -45,6 +47,7 @@ __all__ = [
     "Subset",
     "WaitTimer",
     "available_cpus",
+    "cheap_look",
     "check_batch",
     "check_data",
     "check_same_images",

@@ -252,25 +252,52 @@ def copied_share(train: Source, val: Source, most: int = 1000) -> float:
     return copied / max(min(most, len(val)), 1)
 
 
+@dataclass(frozen=True)
+class CheapLook:
+    """What is told about copies without decoding an image.
+
+    Args:
+        groups: what the names of the training images suggest, the finest first.
+        ignored: whether the split ignores those groups, though it could keep each on one side.
+        copied: at least this share of the validation images are exact copies of training images.
+    """
+
+    groups: list[NameGroups]
+    ignored: bool
+    copied: float
+
+
+def cheap_look(dataset: Dataset) -> CheapLook:
+    """Look for copies across the split without decoding an image.
+
+    Raises:
+        BadInput: the data cannot be divided, or there are no training images.
+    """
+    train, val = dataset.split("train"), dataset.split("val")
+    part = dataset.parts["train"]
+    groups = suggest_groups(part.names, part.labels)
+    ignored = dataset.undivided and dataset.rule.group_by is None and part.groups is None
+    return CheapLook(groups, bool(groups) and ignored, copied_share(train, val))
+
+
 def copies_found(dataset: Dataset) -> list[str]:
     """What a cheap look tells, a line each: groups that names suggest, exact copies across the split.
 
     Raises:
         BadInput: the data cannot be divided.
     """
-    lines = []
-    part = dataset.parts.get("train")
-    ignored = dataset.undivided and dataset.rule.group_by is None and part.groups is None
-    if ignored and (suggested := suggest_groups(part.names, part.labels)):
+    lines, look = [], cheap_look(dataset)
+    if look.ignored:
+        finest = look.groups[0]
         lines.append(
-            f"the names suggest {suggested[0].groups} groups of images (one photo, one patient), which the "
-            f"split ignores; group_by=auto keeps each on one side, as does group_by='{suggested[0].group_by}'"
+            f"the names suggest {finest.groups} groups of images (one photo, one patient), which the "
+            f"split ignores; group_by=auto keeps each on one side, as does group_by='{finest.group_by}'"
         )
-    if share := copied_share(dataset.split("train"), dataset.split("val")):
+    if look.copied:
         mend = "; group_by=copies keeps them on one side" if dataset.undivided else ""
         lines.append(
-            f"at least {100 * share:.1f} % of the validation images are exact copies of training images, "
-            f"which flatters{mend}"
+            f"at least {100 * look.copied:.1f} % of the validation images are exact copies of training "
+            f"images, which flatters{mend}"
         )
     return lines
 

@@ -19,4 +19,5 @@ __all__ = [
     "tables",
     "tensorboard",
     "trackers",
+    "trained_on",
 ]

@@ -3,6 +3,7 @@
 import base64
 import io
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from resnext_jax import runs
-from resnext_jax.errors import BadInput, MissingPackage
+from resnext_jax.errors import MissingPackage
 from resnext_jax.inference import (
     LabelledPredictions,
     Predictor,
@@ -27,6 +28,7 @@ from resnext_jax.models import parameter_count
 from resnext_jax.reports.charts import MOST_LINES, calibration_svg, curves_svg, ranking_svg
 from resnext_jax.reports.heatmaps import blend, fit
 from resnext_jax.reports.tables import interval_note, number, span, total_rows
+from resnext_jax.reports.trained_on import trained_on
 from resnext_jax.storage import write_whole
 
 PICTURE = 176  # pixels of an example's longer side
@@ -69,6 +71,7 @@ def write_report(
     positive: str | None = None,
     examples: int = 12,
     command: str = "",
+    found: dict[str, Any] | None = None,
 ) -> None:
     """Write the page.
 
@@ -82,6 +85,7 @@ def write_report(
         positive: of two classes, the one to be detected; None: the second.
         examples: right and wrong images to show, of each so many at most.
         command: what makes this page again.
+        found: about the data, by `trained_on`; None: it is asked now.
 
     Raises:
         MissingPackage: jinja2 is not installed.
@@ -102,7 +106,7 @@ def write_report(
     page = environment.get_template("report.html").render(
         **_about(predictor, config, directory, split, data, command),
         **_figures(predictions, metrics),
-        **_data(predictor),
+        **(found or trained_on(predictor)),
         **_history(directory, config),
         **_examples(predictor, predictions, examples),
     )
@@ -142,7 +146,8 @@ def _about(
         "chosen_on_these": split == "val" and data == settings.get("data") and bool(settings.get("epochs")),
         "settings": {k: _plain(v) for k, v in settings.items() if v not in (None, [], "")},
         "versions": config.get("versions") or {},
-        "devices": ", ".join(config.get("devices") or []),
+        "devices": _counted(config.get("devices") or []),
+        "machine": config.get("machine"),
         "commands": [
             c for c in (config.get("command"), (config.get("resumed") or {}).get("command"), command) if c
         ],
@@ -151,30 +156,9 @@ def _about(
     }
 
 
-def _data(predictor: Predictor) -> dict[str, Any]:
-    """What the run was trained on: how the data were divided, and training images of each class."""
-    if not predictor.settings.get("data"):
-        return {"division": "The weights were trained elsewhere.", "trained": None}
-    try:
-        config = predictor.data_config()
-        dataset = config.open()
-        labels = dataset.split("train").labels
-    except (OSError, BadInput) as error:  # moved since, or changed
-        return {
-            "division": f"The data that it was trained on cannot be read any more: {error}",
-            "trained": None,
-        }
-    rule = config.rule
-    if not dataset.undivided:
-        division = "The data come divided into " + ", ".join(dataset.splits) + "."
-    else:
-        part = f"part {rule.fold[0] + 1} of {rule.fold[1]}" if rule.fold else f"{100 * rule.fraction:g} %"
-        apart = f", images with equal {rule.group_by} on one side" if rule.group_by else ""
-        division = f"Held out for validation: {part} of the images, by seed {rule.seed}{apart}."
-    return {
-        "division": division,
-        "trained": np.bincount(labels, minlength=len(predictor.classes)).tolist(),
-    }
+def _counted(devices: Sequence[str]) -> str:
+    """Kinds of devices with their numbers: `8 x NVIDIA H100`."""
+    return ", ".join(f"{count} x {kind}" for kind, count in Counter(devices).items())
 
 
 def _figures(predictions: LabelledPredictions, metrics: dict[str, Any]) -> dict[str, Any]:

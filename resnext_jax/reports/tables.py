@@ -1,7 +1,7 @@
 """Tables in the terminal."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rich.box
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnext_jax.console import printable
-from resnext_jax.data import DataReport
+from resnext_jax.data import DataReport, NameGroups
 from resnext_jax.inference import RESAMPLES
 from resnext_jax.models import ResNetConfig, StageCost, count_parameters, get_config, list_models
 from resnext_jax.weights import NAMED_WEIGHTS, timm_weights
@@ -147,9 +147,21 @@ def print_summary(stages: Sequence[StageCost]) -> None:
     print("not trainable: the batch norms' running statistics, and frozen parameters")
 
 
-def print_data_report(report: DataReport) -> None:
-    """Print what `check_data` found: classes, then a row for each kind of finding, with the first images."""
+def print_data_report(report: DataReport, in_users_words: Callable[[str], str] = str) -> None:
+    """Print what `check_data` found: classes, then a row for each kind of finding, with the first images.
+
+    Args:
+        report: what was found.
+        in_users_words: turns the names of fields into what the user calls them.
+    """
     print_table(["class", "images"], [[name, f"{count:,}"] for name, count in report.classes.items()])
+    rows = [[name, number, in_users_words(first)] for name, number, first in data_rows(report)]
+    print_table(["found", "number", "the first"], rows)
+    print(copied_note(report))
+
+
+def data_rows(report: DataReport) -> list[tuple[str, str, str]]:
+    """Of each kind of finding its name, how many there are, and the first images."""
     rows = [
         ["image sizes", len(report.sizes), [f"{size} ({count:,})" for size, count in report.sizes.items()]],
         ["unreadable images", len(report.unreadable), list(report.unreadable.values())],
@@ -162,19 +174,23 @@ def print_data_report(report: DataReport) -> None:
         ["groups of near copies", len(report.near_copies), [" ~ ".join(g[:2]) for g in report.near_copies]],
         ["copies under two labels", len(report.conflicts), [" ~ ".join(pair) for pair in report.conflicts]],
     ]
-    for each in report.groups:
-        what = f"at most {each.largest} images in one; group_by='{each.group_by}' keeps them together"
-        rows.append(["groups by their names", each.groups, [what]])
-    print_table(
-        ["found", "number", "the first"], [[name, f"{n:,}", _first(texts)] for name, n, texts in rows]
+    rows += [["groups by their names", each.groups, [group_note(each)]] for each in report.groups]
+    return [(name, f"{n:,}", _first(texts)) for name, n, texts in rows]
+
+
+def group_note(groups: NameGroups) -> str:
+    """How large groups are that names suggest, and what keeps each together."""
+    return f"at most {groups.largest} images in one; group_by='{groups.group_by}' keeps them together"
+
+
+def copied_note(report: DataReport) -> str:
+    """How much of the validation is known from training."""
+    if report.copied is None or report.split is None:
+        return "these data cannot be divided for training and validation"
+    return (
+        f"{100 * report.copied:.1f} % of the {report.split['val']:,} validation images have a copy among "
+        f"the {report.split['train']:,} training images"
     )
-    if report.copied is None:
-        print("these data cannot be divided for training and validation")
-    else:
-        print(
-            f"{100 * report.copied:.1f} % of the {report.split['val']:,} validation images have a copy among "
-            f"the {report.split['train']:,} training images"
-        )
 
 
 def _first(texts: Sequence[str], most: int = 2) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from resnext_jax.data import available_cpus
 from resnext_jax.errors import BadInput
 from resnext_jax.runs.history import write_json
 from resnext_jax.runs.lock import LOCK, locked
@@ -136,7 +137,7 @@ def write_config(
     *,
     resumed: dict[str, Any] | None = None,
 ) -> None:
-    """Write `config.json`: model, settings, versions, devices, the exact command.
+    """Write `config.json`: model, settings, versions, devices, machine, the exact command.
 
     Args:
         directory: the run directory.
@@ -149,10 +150,11 @@ def write_config(
     about: dict[str, Any] = {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "devices": [device.device_kind for device in jax.devices()],
+        "machine": {"system": platform.platform(), "cpus": available_cpus()},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     if resumed is not None:
-        about = {name: resumed.get(name, value) for name, value in about.items()} | {"resumed": about}
+        about = {name: resumed[name] for name in about if name in resumed} | {"resumed": about}
     described = {"config": config} | ({"data": data} if data else {})
     write_json(directory / CONFIG, {"format": FORMAT} | spec.to_dict() | described | about)
 

@@ -80,9 +80,9 @@ def prepare(
             f"{config.out} are {', '.join(spec.classes)}"
         )
     train, val = dataset.split("train"), dataset.split("val")
-    if not config.resume:
+    if not resuming:
         for line in copies_found(dataset):
-            console.line(f"warning: {line}")
+            console.warn(line)
     loss = Loss(
         len(spec.classes),
         config.label_smoothing,

@@ -181,7 +181,7 @@ def _of_processor(processor: Mapping[str, Any]) -> Preprocessing:
 
 def _interpolation(name: str, where: str) -> str:
     if name not in ("bilinear", "bicubic"):
-        log.warning("%s: interpolation=%r is not known here; bicubic is taken", where, name)
+        log.warning("%s: its interpolation, %r, is not known here; bicubic is taken", where, name)
         return "bicubic"
     return name
 

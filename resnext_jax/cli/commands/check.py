@@ -29,6 +29,7 @@ class Check(DataConfig):
     """Draw the closest copies across the split, and images under two labels, to this picture file."""
 
     def __call__(self) -> None:
+        from resnext_jax.cli.messages import with_flags  # which knows all commands
         from resnext_jax.reports import grid, tables
 
         if self.grid:
@@ -40,7 +41,7 @@ class Check(DataConfig):
         if self.json:
             print(to_json(report.to_dict()))
         else:
-            tables.print_data_report(report)
+            tables.print_data_report(report, with_flags)
         if self.grid:
             pairs = [*report.pairs, *report.conflicts]
             if not grid.draw_pairs(self.open().split("all"), pairs, self.grid):
