@@ -1,7 +1,8 @@
 """What the experiments share: flags, training, evaluation of the best checkpoint, images to predict.
 
-Every experiment takes all flags of `resnext-jax train`, its own recipe being their defaults, and `--smoke`,
-which makes a run of seconds of it, on the rendered demo set unless `--data` says otherwise.
+Every experiment takes all flags of `resnext-jax train`, its own recipe being their defaults; `--smoke`, which
+makes a run of seconds of it, on the rendered demo set unless `--data` says otherwise; and, where its source
+differs from the standard network, `--exact`, which takes the source's.
 """
 
 import sys
@@ -30,6 +31,7 @@ def run(
     config: rj.TrainConfig,
     main: Callable[[rj.TrainConfig], object],
     smoke: Mapping[str, Any] | None = None,
+    exact: Mapping[str, Any] | None = None,
 ) -> None:
     """Run an experiment as a script: where something is wrong, one line and an exit code, as the command has.
 
@@ -38,12 +40,16 @@ def run(
         config: the experiment; flags override its fields.
         main: what is done with it.
         smoke: what `--smoke` changes besides `SMOKE`.
+        exact: what `--exact` changes.
     """
     arguments = sys.argv[1:]
     if "--smoke" in arguments:
         arguments.remove("--smoke")
         out = config.out.with_name(f"{config.out.name}_smoke")
         config = replace(config, **SMOKE | {"out": out} | dict(smoke or {}))
+    if "--exact" in arguments and exact is not None:
+        arguments.remove("--exact")
+        config = replace(config, **exact)
     with cli.clean_exit():
         main(cli.parse_train(arguments, config, prog=Path(sys.argv[0]).name, description=description))
 

@@ -1,6 +1,7 @@
 """A whole workflow on train/val/test folders: augmentation, plateaus, early stop, TensorBoard, reports.
 
     python experiments/folders_resnext50_full.py --data FOLDER
+    python experiments/folders_resnext50_full.py --data FOLDER --exact   # with the source's own network
     python experiments/folders_resnext50_full.py --resume           # after an interruption
     python experiments/folders_resnext50_full.py --smoke
 
@@ -12,6 +13,10 @@ rotation by 20 degrees, shifts by 0.2, shear by 0.2 (degrees to Keras), zoom 0.2
 1e-3, halved after 3 epochs without better validation loss (to 1e-6 at least), stopped after 8, the best
 restored; TensorBoard; evaluation on val and test; a picture of predictions with true class, predicted class
 and probability; a table of stage shapes and parameters.
+Differs from its source: the network pads as torch does, its norms have torch's epsilon and momentum, and
+images are resized bilinearly and normalised by ImageNet's mean and deviation. The source is Keras': "same"
+padding, epsilon 1.001e-5, momentum 0.99 (wide_resnet50_2_keras of networks.py), images resized to the nearest
+pixels and divided by 255: --exact takes these.
 Reported: no figure.
 Ours, reduced (2 cores of an AMD EPYC (Zen 4), 2026-11-25):
 monkeypox by patient, 480 training images at 48 px, 4 epochs, 3 seeds:
@@ -20,6 +25,7 @@ monkeypox by patient, 480 training images at 48 px, 4 epochs, 3 seeds:
 
 from pathlib import Path
 
+import networks
 from experiment import run, save_images, train_and_evaluate
 
 import resnext_jax as rj
@@ -66,4 +72,10 @@ def main(config: rj.TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(__doc__, CONFIG, main)
+    exact = {
+        "model": networks.WIDE_RESNET50_2_KERAS,
+        "interpolation": "nearest",
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+    }
+    run(__doc__, CONFIG, main, exact=exact)

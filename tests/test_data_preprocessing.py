@@ -13,7 +13,7 @@ from PIL import Image
 from resnext_jax.data import IMAGENET_MEAN, Preprocessing, preprocessing
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 @pytest.mark.parametrize("resize", ["crop", "stretch"])
 def test_torchvision(torchvision, resize, interpolation):
     transforms = torchvision.transforms
@@ -58,7 +58,7 @@ def test_json_round_trip():
         ({"image_size": 0}, "image-size is 0"),
         ({"image_size": 64, "resize_size": 32}, "resize-size is 32: expected at least image-size, 64"),
         ({"resize": "pad"}, "expected one of crop, stretch"),
-        ({"interpolation": "nearest"}, "expected one of bilinear, bicubic"),
+        ({"interpolation": "lanczos"}, "expected one of bilinear, bicubic, nearest"),
         ({"std": [1, 1, 0]}, "std positive"),
         ({"mean": [1, 1]}, "3 numbers each"),
         ({"size": 3}, "unknown preprocessing field: size"),

@@ -18,7 +18,14 @@ from resnext_jax.data.pipeline import (
     train_batches,
 )
 from resnext_jax.data.prepare import prepare_tfds
-from resnext_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Geometry, Normalize, Preprocessing
+from resnext_jax.data.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Geometry,
+    Interpolation,
+    Normalize,
+    Preprocessing,
+)
 from resnext_jax.data.sources import Record, Relabelled, Source, Subset
 from resnext_jax.data.split import Split, groups_of, limit
 
@@ -36,6 +43,7 @@ __all__ = [
     "GivenImages",
     "ImageLike",
     "Images",
+    "Interpolation",
     "NameGroups",
     "Normalize",
     "Pixels",

@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Resize = Literal["crop", "stretch"]
 Normalize = Callable[[Any], Any]
 """uint8 images to the floats that a network wants, as `Preprocessing.normalize` does."""
-Interpolation = Literal["bilinear", "bicubic"]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
 # A larger frame is not resized as a whole: 64 MiB in Pillow.
 _MOST_PIXELS = 1 << 24
@@ -48,7 +48,7 @@ class Preprocessing:
         image_size: side of the square that the network sees, in pixels.
         resize_size: length of the shorter side before the centre crop; None: `image_size`.
         resize: `crop` keeps the aspect ratio and crops the longer side; `stretch` makes a square.
-        interpolation: filter of the resize, antialiased.
+        interpolation: filter of the resize, antialiased; "nearest" takes single pixels, as Keras does.
         mean: of each RGB channel, for values scaled to [0, 1].
         std: of each RGB channel, for values scaled to [0, 1].
 

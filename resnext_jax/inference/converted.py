@@ -62,7 +62,8 @@ def convert_to_run(
     prepare = _preprocessing(source, found, dict(preprocessing or {}))
     if lost := [name for name in found.file.metadata if name != LICENSE]:
         log.info("%s: what the file's metadata says of %s stays behind", directory, ", ".join(lost))
-    spec = ModelSpec(found.name, found.model.config, names, prepare)
+    assert found.description.config is not None  # `identify` always names it
+    spec = ModelSpec(found.name, found.description.config, names, prepare)
     _, params, batch_stats = split_model(found.model)
     settings = {"data": "", "weights": str(source)}
     if found.description.license:

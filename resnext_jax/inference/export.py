@@ -51,7 +51,7 @@ def export_model(model: ResNet, spec: ModelSpec, file: Path) -> list[Path]:
         raise BadInput(f"{file}: {parameter_count(model):,} parameters are more than one file of 2 GiB holds")
     file.parent.mkdir(parents=True, exist_ok=True)
     write = _write_onnx if file.suffix.lower() == ".onnx" else _write_jax
-    return write(fold_batch_norm(model), spec, file)
+    return write(fold_batch_norm(model, spec.preprocessing.image_size), spec, file)
 
 
 def check_format(file: Path) -> None:

@@ -22,7 +22,7 @@ class FoldedNorm(nnx.Module):
         return x if act is None else ACTIVATIONS[act](x)
 
 
-def fold_batch_norm(model: Network) -> Network:
+def fold_batch_norm(model: Network, image_size: int = 64) -> Network:
     """The same network in evaluation form, with batch norms folded into convolutions.
 
     In evaluation a batch norm is y = (x - mean) / sqrt(var + epsilon) * scale + bias, which a convolution
@@ -31,6 +31,7 @@ def fold_batch_norm(model: Network) -> Network:
 
     Args:
         model: any network of convolutions and batch norms; it is left unchanged.
+        image_size: a side of images, in pixels, that it takes; nothing is computed.
 
     Returns:
         A model of its own arrays. It cannot be trained as the original could: what the norms would normalise
@@ -47,7 +48,7 @@ def fold_batch_norm(model: Network) -> Network:
     folded = nnx.clone(model)
     folded.eval()
     modules: dict[Path, Any] = dict(nnx.iter_modules(folded))
-    for conv_path, norm_path in _pairs(folded).items():
+    for conv_path, norm_path in _pairs(folded, image_size).items():
         _fold(modules[conv_path], modules[norm_path])
         parent, name = modules[norm_path[:-1]], norm_path[-1]
         if isinstance(name, int):
@@ -69,7 +70,7 @@ def _fold(conv: nnx.Conv, norm: BatchNorm) -> None:
     conv.use_bias = True
 
 
-def _pairs(model: Network) -> dict[Path, Path]:
+def _pairs(model: Network, image_size: int) -> dict[Path, Path]:
     """The path of each convolution whose output goes to a norm and nowhere else, with that norm's path.
 
     They are found in what the model computes and not by their names, so that every variant is served.
@@ -83,8 +84,7 @@ def _pairs(model: Network) -> dict[Path, Path]:
         tree = jax.tree.unflatten(treedef, leaves)
         return nnx.merge(graphdef, nnx.State(tree), copy=True)(images)
 
-    # Large enough for every stage to have pixels; nothing is computed.
-    images = jax.ShapeDtypeStruct((1, 64, 64, model.in_channels), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), jnp.float32)
     program = trace(run, leaves, images)
     uses = Counter(value for operation in program.operations for value in operation.inputs)
     # What each value is: an array of the model, or the output of a convolution (with the bias it may have).

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -163,16 +163,22 @@ def _make(architecture: Architecture, options: Options, rngs: Keys) -> Network:
 
 
 def _given(factory: Factory, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that a factory is called with: those that it offers, or that are not ResNet's defaults."""
-    parameters = inspect.signature(factory).parameters
+    """The options that a factory is called with: those that every factory takes, and those that it offers."""
+    parameters = _parameters(factory)
+    defaults = {name: each.default for name, each in _parameters(ResNet).items()}
+    options = {name: defaults[name] for name in ("num_classes", "in_channels", "dtype")} | options
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return options
-    defaults = {name: each.default for name, each in inspect.signature(ResNet).parameters.items()}
     refused = {name: value for name, value in options.items() if name not in parameters}
     wanted = [f"{name}={value!r}" for name, value in refused.items() if value != defaults.get(name)]
     if wanted:
         raise BadInput(f"{factory_name(factory)}: it does not offer {', '.join(wanted)}")
     return {name: value for name, value in options.items() if name in parameters}
+
+
+def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
+    # The signature of an NNX class is that of its metaclass, which takes anything.
+    return inspect.signature(factory.__init__ if isinstance(factory, type) else factory).parameters
 
 
 def _abstract(architecture: Architecture, options: Options) -> Network:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from resnext_jax.data import DataConfig
+from resnext_jax.data import DataConfig, Interpolation
 from resnext_jax.data.augment import AugmentConfig
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, GoesWith, NotWith, Range, shown
@@ -37,8 +37,9 @@ class ImageConfig(Config):
     square."""
     crop_pct: Annotated[float | None, Range(above=0, most=1), NotWith("resize_size")] = None
     """image_size / resize_size, as timm states it, in the place of resize_size."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    """Filter of the resize (default: that which `weights` were trained with if known, else bilinear)."""
+    interpolation: Interpolation | None = None
+    """Filter of the resize (default: that which `weights` were trained with if known, else bilinear). nearest
+    is what Keras does."""
     normalize: Literal["weights", "imagenet", "half"] = "weights"
     """Mean and standard deviation. weights: those that `weights` were trained with if known, else ImageNet's;
     imagenet: ImageNet's; half: 0.5 and 0.5 (pixels to [-1, 1])."""

@@ -149,7 +149,7 @@ def preprocessing(weights: str | Path, model: str | None = None) -> Preprocessin
     return found
 
 
-def told_variant(weights: str | Path, source: Source, file: WeightsFile) -> str | ResNetConfig | None:
+def told_variant(weights: str | Path, source: Source, file: WeightsFile) -> str | Architecture | None:
     """The variant that weights say they are of, by name if it has one here; None if they do not say.
 
     Raises:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from resnext_jax.data import Preprocessing
+from resnext_jax.data import Interpolation, Preprocessing
 from resnext_jax.errors import BadInput
-from resnext_jax.models import VARIANTS, ResNetConfig, get_config
+from resnext_jax.models import VARIANTS, Architecture, ResNetConfig, get_config
 from resnext_jax.runs import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _HARMLESS = {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last", "pretrained"}
 # Arguments of timm's ResNet, and the fields of ours that they are.
 OURS = {"layers": "layers", "cardinality": "groups", "base_width": "width_per_group"}
-_PILLOW_BILINEAR, _PILLOW_BICUBIC = 2, 3
+_PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # its numbers of filters
 _CONVNEXT_SQUEEZES_FROM = 384  # px: transformers' ConvNext processor crops below, and stretches from here on
 
 
@@ -33,14 +33,14 @@ class Description:
 
     Args:
         model: name of the variant.
-        config: the variant.
+        config: the variant, or a registered factory.
         preprocessing: of the images.
         classes: their names, in the order of the outputs.
         license: identifier, such as "apache-2.0".
     """
 
     model: str | None = None
-    config: ResNetConfig | None = None
+    config: Architecture | None = None
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
     license: str | None = None
@@ -172,15 +172,13 @@ def _of_processor(processor: Mapping[str, Any]) -> Preprocessing:
         resize_size, resize = side, "crop"
     else:
         image_size, resize_size, resize = side, side, "stretch"
-    interpolation = (
-        "bicubic" if processor.get("resample", _PILLOW_BILINEAR) == _PILLOW_BICUBIC else "bilinear"
-    )
+    interpolation = _PILLOW.get(processor.get("resample", 2), "bilinear")
     mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
     return Preprocessing(image_size, resize_size, resize, interpolation, mean, std)
 
 
 def _interpolation(name: str, where: str) -> str:
-    if name not in ("bilinear", "bicubic"):
+    if name not in get_args(Interpolation):
         log.warning("%s: its interpolation, %r, is not known here; bicubic is taken", where, name)
         return "bicubic"
     return name

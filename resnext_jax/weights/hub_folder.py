@@ -12,7 +12,7 @@ import numpy as np
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
-from resnext_jax.models import get_config
+from resnext_jax.models import ResNetConfig, get_config
 from resnext_jax.runs import ModelSpec, has_average, read_best, read_config
 from resnext_jax.storage import write_whole
 from resnext_jax.weights.descriptions import CONFIG, OURS, WEIGHT_FILES
@@ -201,6 +201,8 @@ def _as_timm(spec: ModelSpec) -> tuple[str | None, dict[str, Any]]:
     """timm's name of the architecture and arguments that turn it into the model; None if there is none."""
     if spec.name in timm_weights() and get_config(spec.name) == spec.architecture:
         return spec.name, {}
+    if not isinstance(spec.architecture, ResNetConfig):
+        return None, {}
     arguments = {theirs: getattr(spec.architecture, ours) for theirs, ours in OURS.items()}
     for base in ("resnet50", "resnet18"):
         changes = {ours: arguments[theirs] for theirs, ours in OURS.items()}

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from resnext_jax import inference, runs, weights
+from resnext_jax.data import Interpolation
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, NotWith, Range, shown
 
@@ -41,7 +42,7 @@ class Convert(Config):
     """For a run directory: length of the shorter side before the centre crop."""
     crop_pct: Annotated[float | None, Range(above=0, most=1), NotWith("resize_size")] = None
     """For a run directory: image size / resize size, as timm states it."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
+    interpolation: Interpolation | None = None
     """For a run directory: filter of the resize."""
     mean: tuple[float, float, float] | None = None
     """For a run directory: mean of each RGB channel of the pixels scaled to [0, 1]."""
