@@ -1,5 +1,6 @@
 """The pages in a real browser: by mouse, keyboard and camera, wide and narrow, light and dark."""
 
+import base64
 import json
 import os
 import shutil
@@ -302,6 +303,7 @@ def test_a_run_under_way_is_watched(browser, tmp_path):
         charts = browser.driver.find_elements(By.CSS_SELECTOR, ".chart svg")
         assert [len(chart.find_elements(By.CSS_SELECTOR, "circle:not(.best)")) for chart in charts] == [4, 4]
         assert [len(chart.find_elements(By.CSS_SELECTOR, ".best")) for chart in charts] == [1, 1]
+        assert not browser.find("#monitored").is_displayed()
         assert charts[0].accessible_name.endswith("training 75.0 %, validation 62.5 %")
         assert charts[0].aria_role in ("img", "image")
         # An epoch that diverged: it is left out of the curves, and said in the table.
@@ -315,6 +317,33 @@ def test_a_run_under_way_is_watched(browser, tmp_path):
         assert browser.complaints() == []
         shutil.rmtree(directory)
         browser.until_status("no run here")
+
+
+def test_the_last_validation_and_what_is_monitored_are_watched(browser, tmp_path):
+    history = [each | {"val_roc_auc": 0.8 + each["epoch"] / 50} for each in HISTORY]
+    directory = write_run(tmp_path / "run", history=history)
+    config = runs.read_config(directory)
+    runs.write_json(directory / runs.CONFIG, config | {"config": {"epochs": 3, "monitor": "roc_auc"}})
+    with serving("watch", directory) as server:
+        browser.open(server.url)
+        browser.until_status("the best is epoch 2: ROC-AUC 0.8400, top-1 62.5 %, loss 1.750")
+        assert not browser.find("#pictures").is_displayed()
+        chart = browser.find("#monitored")
+        assert "ROC-AUC" in chart.text
+        assert len(chart.find_elements(By.CSS_SELECTOR, "circle:not(.best)")) == 2
+        assert len(chart.find_elements(By.CSS_SELECTOR, ".best")) == 1
+        assert chart.find_element(By.CSS_SELECTOR, "svg").accessible_name.endswith("validation 0.8400")
+        image = {"name": "<b>1.jpg", "true": "ring", "predicted": "ring", "probability": 0.91}
+        image |= {"picture": "data:image/jpeg;base64," + base64.b64encode(picture(1)).decode()}
+        images = [image | {"name": "2.jpg", "true": "scales"}, image]
+        runs.write_json(directory / runs.PICTURES, {"epoch": 2, "images": images})
+        browser.until(lambda: len(browser.texts("#gallery li")) == 2)
+        assert browser.texts("#gallery li") == ["ring 91 %\nis scales\n2.jpg", "ring 91 %\n<b>1.jpg"]
+        assert "After epoch 2" in browser.find("#pictured").text
+        widths = "return [...document.querySelectorAll('#gallery img')].map((each) => each.naturalWidth)"
+        browser.until(lambda: browser(widths) == [48, 48])
+        assert browser.find("#gallery img").get_attribute("alt") == "2.jpg: an image of scales"
+        assert browser.complaints() == []
 
 
 def test_a_served_run_shows_how_it_was_trained(browser, server):

@@ -1,8 +1,10 @@
 """What a run directory tells of a run under way."""
 
+import json
 import math
 import os
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,8 @@ from serving import write_run
 from small_models import CLASSES
 
 from resnext_jax import BadInput, runs
-from resnext_jax.serve.watching import read_progress
+from resnext_jax.reports.pictures import data_uri
+from resnext_jax.serve.watching import read_pictures, read_progress
 
 
 def row(epoch: int, top1: float, loss: float) -> runs.Row:
@@ -57,6 +60,26 @@ def test_a_run_is_finished_until_it_goes_on(directory):
     runs.write_history(directory, [row(1, 0.5, 0.9), row(2, 0.6, 0.8)])
     os.utime(directory / "history.jsonl", (ended + 1, ended + 1))
     assert not read_progress(directory)["finished"]
+
+
+def test_pictures_of_the_last_validation(directory):
+    assert read_progress(directory)["pictures"] is None
+    with pytest.raises(FileNotFoundError):
+        read_pictures(directory)
+    image = {"name": "<b>.jpg", "true": "a", "predicted": "b", "probability": 0.5}
+    image |= {"picture": data_uri(np.zeros((8, 8, 3), np.uint8))}
+    runs.write_json(directory / runs.PICTURES, {"epoch": 2, "images": [image | {"more": 1}]})
+    assert read_pictures(directory) == {"epoch": 2, "images": [image]}
+    assert read_progress(directory)["pictures"] == (directory / runs.PICTURES).stat().st_mtime
+    for damaged in (
+        '{"epoch": 2',
+        "[]",
+        '{"epoch": 2, "images": [{"name": "x"}]}',
+        json.dumps({"epoch": 2, "images": [image | {"picture": "https://elsewhere/x.jpg"}]}),
+    ):
+        (directory / runs.PICTURES).write_text(damaged)
+        with pytest.raises(BadInput, match=r"validation\.json: damaged"):
+            read_pictures(directory)
 
 
 def test_what_is_no_run(directory, tmp_path):

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from resnext_jax import training
+from resnext_jax.reports.pictures import write_pictures
 from resnext_jax.training import FitResult, TrainConfig, Writer
 
 
 def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = False) -> FitResult:
     """Train a classifier, keeping the best and the latest state; as `training.fit`, which it calls.
 
+    Pictures of the last validation are written to the run directory, where `watch` shows them.
     TensorBoard's files, Weights & Biases and MLflow are written to if the configuration asks for them.
 
     Args:
@@ -28,7 +30,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         >>> result = rj.fit(config)  # doctest: +SKIP
     """
     config.check()
-    return training.fit(config, writers=(*writers, *_asked_for(config)), quiet=quiet)
+    return training.fit(config, writers=(write_pictures, *writers, *_asked_for(config)), quiet=quiet)
 
 
 def _asked_for(config: TrainConfig) -> Iterator[Writer]:

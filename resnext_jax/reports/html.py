@@ -1,7 +1,5 @@
 """A run as one page: what was trained on what, how well it does, and where it errs. Needs no network."""
 
-import base64
-import io
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -27,12 +25,12 @@ from resnext_jax.inference import (
 from resnext_jax.models import parameter_count
 from resnext_jax.reports.charts import MOST_LINES, calibration_svg, curves_svg, ranking_svg
 from resnext_jax.reports.heatmaps import blend, fit
+from resnext_jax.reports.pictures import data_uri
 from resnext_jax.reports.tables import interval_note, number, span, total_rows
 from resnext_jax.reports.trained_on import trained_on
 from resnext_jax.storage import write_whole
 
 PICTURE = 176  # pixels of an example's longer side
-QUALITY = 82  # of its JPEG
 MOST_IN_MATRIX = 20
 MOST_CONFUSIONS = 12
 
@@ -271,8 +269,8 @@ def _show(
         shown.append(
             Example(
                 key=predictions.keys[i],
-                image=_data_uri(picture),
-                heat_map=_data_uri(blend(picture, values, float(values.max()) or 1.0)),
+                image=data_uri(picture),
+                heat_map=data_uri(blend(picture, values, float(values.max()) or 1.0)),
                 predicted=predictions.classes[guess],
                 true=predictions.classes[true],
                 confidence=float(np.exp(row[guess])),
@@ -280,12 +278,6 @@ def _show(
             )
         )
     return shown
-
-
-def _data_uri(image: np.ndarray) -> str:
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _plain(value: Any) -> str:

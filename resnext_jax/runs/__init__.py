@@ -3,6 +3,7 @@
 from resnext_jax.runs.checkpoints import Checkpoints, Damaged, NotSaved, Saved, Which, read_best
 from resnext_jax.runs.directory import (
     CONFIG,
+    PICTURES,
     SUMMARY,
     claim,
     has_average,
@@ -28,6 +29,7 @@ from resnext_jax.runs.spec import ModelSpec
 
 __all__ = [
     "CONFIG",
+    "PICTURES",
     "SUMMARY",
     "Checkpoints",
     "Damaged",

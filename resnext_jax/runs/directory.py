@@ -26,6 +26,8 @@ CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 """Folder for checkpoints that were set aside."""
 SUMMARY = "summary.json"
+PICTURES = "validation.json"
+"""Some images of the last validation, and what they were taken for."""
 
 # What a new run that takes the place of an older one removes; all else in the directory stays.
 OURS = (
@@ -36,6 +38,7 @@ OURS = (
     "history.csv",
     "history.jsonl",
     "curves.png",
+    PICTURES,
     "bad_images.txt",
     "images.csv.gz",
     "tensorboard",

@@ -28,7 +28,7 @@ from resnext_jax.serve.guard import Guard
 from resnext_jax.serve.heat_maps import HeatMaps, shrink
 from resnext_jax.serve.metrics import CONTENT_TYPE, Metrics
 from resnext_jax.serve.uploads import Upload, decode_upload, read_uploads
-from resnext_jax.serve.watching import read_progress
+from resnext_jax.serve.watching import read_pictures, read_progress
 
 logger = logging.getLogger(__name__)
 
@@ -231,14 +231,20 @@ def _app(routes: Sequence[BaseRoute], address: Address) -> Starlette:
 
 
 def _run_routes(directory: Path, classifies: bool) -> list[BaseRoute]:
-    def progress(_: Request) -> Response:
+    def answer(read: Callable[[Path], dict[str, Any]], **more: Any) -> Response:
         try:
-            return _json(read_progress(directory) | {"classifies": classifies})
+            return _json(read(directory) | more)
         except (OSError, BadInput) as error:
             return _json({"error": str(error)}, 404)
 
+    def progress(_: Request) -> Response:
+        return answer(read_progress, classifies=classifies)
+
+    def pictures(_: Request) -> Response:
+        return answer(read_pictures)
+
     pages = [_page("/watch", "watch.html"), _page("/watch.js", "watch.js"), _page("/style.css", "style.css")]
-    return [*pages, _page("/icon.svg", "icon.svg"), Route("/run", progress)]
+    return [*pages, _page("/icon.svg", "icon.svg"), Route("/run", progress), Route("/pictures", pictures)]
 
 
 def _page(path: str, name: str) -> Route:

@@ -16,6 +16,7 @@ import numpy as np
 
 from resnext_jax import runs
 from resnext_jax.console import Console, format_metrics, printable
+from resnext_jax.data import Images
 from resnext_jax.devices import (
     DataParallel,
     agreed,
@@ -133,7 +134,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
                     if trainer.in_epoch and stopping:
                         raise _interrupted(trainer, stop.signum)
 
-            labels, log_probabilities, row = _validate(trainer, evaluate, console)
+            validated, log_probabilities, row = _validate(trainer, evaluate, console)
             if not math.isfinite(row["val_loss"]):
                 trainer.diverged(f"the validation loss is {row['val_loss']}")
             trainer.end_epoch(row, lr_scale(config, [*trainer.history, row]))
@@ -143,7 +144,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             console.line(_summary_line(row, config, best=best_row(trainer.history, config.monitor) is row))
             if primary:
                 for write in writers:
-                    write(_progress(trainer, labels, log_probabilities))
+                    write(_progress(trainer, validated, log_probabilities))
                 _write_bad_images(setup)
             if stopping and not _finished(config, trainer.history):
                 raise _interrupted(trainer, stop.signum)
@@ -274,15 +275,16 @@ def _interrupted(trainer: Trainer, signum: int) -> Interrupted:
     )
 
 
-def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[np.ndarray, np.ndarray, Row]:
-    """Labels of the validation images, int32 [N]; predictions for them, float32 [N, K]; the epoch's row."""
+def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[Images, np.ndarray, Row]:
+    """The N validation images that can be read; predictions for them, float32 [N, K]; the epoch's row."""
     setup = trainer.setup
     config, images = setup.config, setup.val_images
     start = time.perf_counter()
     with console.task("validating", -(-len(images) // config.batch_size)) as update:
         log_probabilities, read = evaluate(trainer.state.model, images, config.batch_size, update)
     assert trainer.sums is not None  # the epoch's steps are made
-    labels = images.labels[read]
+    images = images.subset(read)
+    labels = images.labels
     lr: Any = make_schedule(config, setup.steps_per_epoch)(trainer.step - 1)
     row: Row = {"epoch": len(trainer.history) + 1, "step": trainer.step}
     row["lr"] = float(lr) * lr_scale(config, trainer.history)
@@ -297,7 +299,7 @@ def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[
     row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
     speed = config.batch_size * setup.steps_per_epoch / trainer.epoch_seconds
     row["images_per_second"] = round(speed, 1)
-    return labels, log_probabilities, row
+    return images, log_probabilities, row
 
 
 def _summary_line(row: Row, config: TrainConfig, *, best: bool) -> str:
@@ -308,7 +310,7 @@ def _summary_line(row: Row, config: TrainConfig, *, best: bool) -> str:
     )
 
 
-def _progress(trainer: Trainer, labels: np.ndarray, log_probabilities: np.ndarray) -> Progress:
+def _progress(trainer: Trainer, images: Images, log_probabilities: np.ndarray) -> Progress:
     """What writers are told of the epoch that ended."""
     setup = trainer.setup
 
@@ -322,8 +324,9 @@ def _progress(trainer: Trainer, labels: np.ndarray, log_probabilities: np.ndarra
         setup.spec,
         setup.config,
         trainer.history,
-        labels,
+        images.labels,
         log_probabilities,
+        images,
         samples,
     )
 

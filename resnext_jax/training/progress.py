@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnext_jax.data import Images
 from resnext_jax.runs import ModelSpec, Row
 from resnext_jax.training.config import TrainConfig
 
@@ -21,6 +22,7 @@ class Progress:
         history: a row an epoch so far.
         labels: int [N], of the validation images.
         log_probabilities: float32 [N, K], of the same, as predicted after this epoch.
+        images: the validation images, with their names and pixels, in the order of the labels.
         samples: makes some training images as the network sees them, augmented anew; uint8 [n, S, S, 3].
     """
 
@@ -30,6 +32,7 @@ class Progress:
     history: list[Row]
     labels: np.ndarray
     log_probabilities: np.ndarray
+    images: Images
     samples: Callable[[], np.ndarray]
 
 

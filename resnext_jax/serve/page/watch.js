@@ -2,6 +2,13 @@
 
 const SECONDS = 5;
 const STOPPED_AFTER = 5;  // times what an epoch takes
+const METRICS = {
+  top1: { title: "Top-1 accuracy, %", name: "top-1", scale: 100, most: 100 },
+  loss: { title: "Loss", name: "loss", scale: 1, most: Infinity },
+  balanced_accuracy: { title: "Balanced accuracy, %", name: "balanced accuracy", scale: 100, most: 100 },
+  macro_f1: { title: "Macro F1", name: "macro F1", scale: 1, most: 1 },
+  roc_auc: { title: "ROC-AUC", name: "ROC-AUC", scale: 1, most: 1 },
+};
 const SPLITS = { train: "training", val: "validation" };
 const HEIGHT = 240;
 const EPOCH_LABEL = 60;  // pixels
@@ -31,8 +38,10 @@ async function read() {
     return;
   }
   const changed = JSON.stringify(answer.history) !== JSON.stringify(run?.history);
+  const pictured = answer.pictures !== run?.pictures;
   run = answer;
   describe();
+  if (pictured) await showPictures();
   if (changed) {
     for (const chart of document.querySelectorAll(".chart")) draw(chart);
     tabulate();
@@ -45,13 +54,19 @@ function describe() {
   byId("run").textContent = run.run;
   byId("about").textContent = `${run.model}, ${run.classes.length} classes`;
   byId("classify").hidden = !run.classifies;
+  // What makes an epoch the best has a chart of its own, unless it is drawn already.
+  const drawn = ["top1", "loss"].includes(run.monitor) || !METRICS[run.monitor];
+  byId("monitored").hidden = drawn;
+  byId("monitored").dataset.metric = drawn ? "" : run.monitor;
   byId("progress").hidden = !epochs || finished;
   byId("progress").value = epochs ? history.length / epochs : 0;
   const total = epochs && !finished ? ` of ${epochs}` : "";
   const parts = [history.length ? `Epoch ${history.length}${total} is done` : "No epoch is done yet"];
   if (finished) parts[0] = `Finished after ${history.length} epochs`;
   const row = history.find((each) => each.epoch === best);
-  if (row) parts.push(`the best is epoch ${best}: top-1 ${format("top1", row.val_top1)}, loss ${format("loss", row.val_loss)}`);
+  const told = [...new Set([run.monitor, "top1", "loss"])].filter((metric) => METRICS[metric]);
+  const figures = told.map((metric) => `${METRICS[metric].name} ${format(metric, row?.[`val_${metric}`])}`);
+  if (row) parts.push(`the best is epoch ${best}: ${figures.join(", ")}`);
   // Screen readers tell every change: what changes all the time stands below.
   const said = parts.join("; ");
   if (byId("status").textContent !== said) byId("status").textContent = said;
@@ -74,13 +89,14 @@ function duration(seconds) {
 
 function format(metric, value) {
   if (!finite(value)) return "not finite";
-  return metric === "loss" ? value.toPrecision(4) : `${(100 * value).toFixed(1)} %`;
+  return METRICS[metric].scale === 1 ? value.toPrecision(4) : `${(100 * value).toFixed(1)} %`;
 }
 
 function draw(chart) {
-  const { metric, title } = chart.dataset;
-  const scale = metric === "loss" ? 1 : 100;
-  const series = Object.keys(SPLITS).map((split) => ({
+  const { metric } = chart.dataset;
+  if (!metric) return;
+  const { title, scale, most } = METRICS[metric];
+  const series = splitsOf(metric).map((split) => ({
     split,
     points: run.history
       .map((row) => ({ epoch: row.epoch, value: scale * (row[`${split}_${metric}`] ?? NaN) }))
@@ -98,7 +114,7 @@ function draw(chart) {
   const width = chart.clientWidth - 24;
   const last = Math.max(run.history.length, 2);
   const x = (epoch) => MARGIN.left + ((epoch - 1) / (last - 1)) * (width - MARGIN.left - MARGIN.right);
-  const ticks = log ? logTicks(low, high) : linearTicks(low, metric === "top1" ? Math.min(100, high) : high);
+  const ticks = log ? logTicks(low, high) : linearTicks(low, Math.min(most, high));
   const bend = log ? Math.log : (value) => value;
   const [bottom, top] = [bend(Math.min(low, ticks[0])), bend(Math.max(high, ticks.at(-1)))];
   const y = (value) => MARGIN.top
@@ -123,7 +139,7 @@ function draw(chart) {
     if (points.length < 40) group.append(...points.map(({ epoch, value }) => svg("circle", { cx: x(epoch), cy: y(value), r: 2.5 })));
     picture.append(group);
   }
-  const best = series[1].points.find(({ epoch }) => epoch === run.best);
+  const best = series.find(({ split }) => split === "val")?.points.find(({ epoch }) => epoch === run.best);
   if (best) picture.append(svg("circle", { class: "best", cx: x(best.epoch), cy: y(best.value), r: 7 }));
   const pointer = svg("line", { class: "pointer", y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom, visibility: "hidden" });
   picture.append(pointer);
@@ -155,10 +171,50 @@ function draw(chart) {
   chart.append(picture, legend);
 }
 
+// Some metrics are known of the validation only.
+function splitsOf(metric) {
+  return Object.keys(SPLITS).filter((split) => run.history.some((row) => `${split}_${metric}` in row));
+}
+
 function summary(metric, title) {
   const row = run.history.at(-1);
-  const now = Object.entries(SPLITS).map(([split, name]) => `${name} ${format(metric, row[`${split}_${metric}`])}`);
+  const now = splitsOf(metric).map((split) => `${SPLITS[split]} ${format(metric, row[`${split}_${metric}`])}`);
   return `${title} over ${run.history.length} epochs; in the last one, ${now.join(", ")}`;
+}
+
+// The pictures come by themselves: they are large, and change only with an epoch.
+async function showPictures() {
+  let answer = null;
+  if (run.pictures !== null) {
+    try {
+      const response = await fetch("pictures");
+      if (response.ok) answer = await response.json();
+    } catch {
+      // Shown when they come next.
+    }
+  }
+  byId("pictures").hidden = !answer;
+  if (!answer) return;
+  byId("pictured").textContent = `After epoch ${answer.epoch}, as the network sees them: the surest mistakes, then some of every class.`;
+  byId("gallery").replaceChildren(...answer.images.map(pictureCard));
+}
+
+function pictureCard({ name, true: truth, predicted, probability, picture }) {
+  const card = document.createElement("li");
+  const image = document.createElement("img");
+  image.src = picture;
+  image.alt = `${name}: an image of ${truth}`;
+  const right = truth === predicted;
+  const text = (className, content) => {
+    const line = document.createElement("p");
+    line.className = className;
+    line.textContent = content;
+    return line;
+  };
+  card.append(image, text(right ? "right" : "wrong", `${predicted} ${(100 * probability).toFixed(0)} %`));
+  if (!right) card.append(text("wrong", `is ${truth}`));
+  card.append(text("note", name));
+  return card;
 }
 
 function linearTicks(low, high, count = 5) {
