@@ -70,6 +70,7 @@ def test_a_run_learns_and_leaves_everything(config):
             "checkpoints",
             ".resnext_jax.lock",
             "images.csv.gz",
+            "validation.json",
         )
     }
     with (config.out / "history.csv").open() as file:
