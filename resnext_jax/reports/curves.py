@@ -1,5 +1,6 @@
 """Learning curves of a run as a picture."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from resnext_jax.errors import BadInput
 from resnext_jax.reports.fonts import fonts_for
 from resnext_jax.runs import Monitor, Row, best_row
+from resnext_jax.storage import write_whole
 from resnext_jax.training import Progress
 
 PANELS = (("loss", "Loss", 1), ("top1", "Top-1 accuracy, %", 100))
@@ -44,10 +46,9 @@ def draw_curves(history: list[Row], file: Path, monitor: Monitor = "top1") -> No
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    # Drawn aside and moved: who watches the file never sees half of it.
-    partial = file.with_name(f"{file.stem}.partial.png")
-    figure.savefig(partial, dpi=110)
-    partial.replace(file)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_whole(file, picture.getvalue())  # who watches the file never sees half of it
 
 
 def draw_validation(runs: Sequence[tuple[str, list[Row], Monitor]], file: Path) -> None:

@@ -198,7 +198,7 @@ class Checkpoints:
         like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), {"model": model, "optimizer": optimizer})
         verify(self.folder / str(step), *like)
         try:
-            trees = [self._read_item(step, item, tree) for item, tree in like.items()]
+            trees = [self._restore(step, item, tree) for item, tree in like.items()]
         except Damaged as error:
             if not (self.folder / str(step) / SEAL).exists():
                 raise
@@ -229,7 +229,9 @@ class Checkpoints:
             try:
                 if found is None:
                     found = step, self.read_meta(step), *self.read_state(step, model, optimizer)
-                self.check(step)
+                    self._metrics(step)
+                else:
+                    self.check(step)
             except Damaged as error:
                 damaged[step] = error
                 found = None if found and found[0] == step else found
@@ -296,9 +298,13 @@ class Checkpoints:
             raise Damaged(f"{path}: damaged ({error!r})") from None
         return metrics
 
-    def _read_item(self, step: int, item: str, like: Tree | None = None) -> Tree:
+    def _read_item(self, step: int, item: str) -> Tree:
+        verify(self.folder / str(step), item)
+        return self._restore(step, item)
+
+    def _restore(self, step: int, item: str, like: Tree | None = None) -> Tree:
+        """An item that is verified, as host arrays."""
         path = self.folder / str(step) / item
-        verify(path.parent, item)
         try:
             with ocp.StandardCheckpointer() as reader:
                 return reader.restore(path.resolve(), like)

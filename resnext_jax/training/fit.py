@@ -114,7 +114,6 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             console.line(f"compiled the training step in {trainer.compile_seconds:.1f} s")
         if primary:
             _begin_directory(setup, resuming)
-
             _write_bad_images(setup)
 
         evaluate = Evaluator(setup.eval_graphdef, setup.spec.preprocessing.normalize, parallel)

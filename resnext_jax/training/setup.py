@@ -109,8 +109,6 @@ def prepare(
         init=config.init,
         rngs=nnx.Rngs(config.seed),
     )
-    if config.weights and not config.resume and config.normalize == "weights" and not config.mean:
-        _say_assumed(config.weights, config.model)
     model.eval()
     eval_graphdef = nnx.graphdef(model)
     train_step, state = prepare_step(config, model, spec.preprocessing.normalize, loss, steps)
@@ -139,11 +137,6 @@ def _check_images(config: TrainConfig, fingerprint: Fingerprint) -> None:
             f"data={config.data}: the run in {config.out} does not say what images it was trained on; leave "
             f"them where they were, {saved['config']['data']}"
         )
-
-
-def _say_assumed(weights: str, model: str) -> None:
-    if open_weights(weights, model).description.preprocessing is None:
-        log.info("%s: does not say how images were prepared; normalised as ImageNet's", weights)
 
 
 def prepare_step(
@@ -202,6 +195,8 @@ def make_preprocessing(config: TrainConfig) -> Preprocessing:
     The sizes are the configuration's always: who fine-tunes chooses them anew.
     """
     told = open_weights(config.weights, config.model).description.preprocessing if config.weights else None
+    if config.weights and told is None and config.normalize == "weights" and not config.mean:
+        log.info("%s: does not say how images were prepared; normalised as ImageNet's", config.weights)
     theirs = told or Preprocessing()
     resize_size = config.resize_size
     if config.crop_pct is not None:

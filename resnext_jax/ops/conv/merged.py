@@ -25,9 +25,7 @@ Dense = Callable[[jax.Array, jax.Array], jax.Array]
 def block_of(spec: ConvSpec) -> ConvSpec:
     """The dense convolution of one block, of at most BLOCK_CHANNELS channels if it merges several groups."""
     kh, kw, group_inputs, outputs = spec.kernel_shape
-    widest = max(group_inputs, spec.group_outputs)
-    fitting = (m for m in range(2, spec.groups + 1) if spec.groups % m == 0 and m * widest <= BLOCK_CHANNELS)
-    merged = max(fitting, default=1)
+    merged = spec.merged_groups(BLOCK_CHANNELS)
     blocks = spec.groups // merged
     return replace(
         spec,

@@ -42,6 +42,15 @@ class ConvSpec:
         """Output channels of a group."""
         return self.kernel_shape[3] // self.groups
 
+    def merged_groups(self, channels: int) -> int:
+        """How many groups make a block: the most that divide `groups` and have at most `channels` channels.
+
+        One, if two groups have more.
+        """
+        widest = max(self.group_inputs, self.group_outputs)
+        counts = range(1, self.groups + 1)
+        return max(n for n in counts if n == 1 or (self.groups % n == 0 and n * widest <= channels))
+
     def with_batch(self, batch: int) -> "ConvSpec":
         """The same convolution of another number of images."""
         return replace(

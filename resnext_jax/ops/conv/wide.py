@@ -25,11 +25,9 @@ MOST_GROUP_CHANNELS = 16
 
 def block_of(spec: ConvSpec) -> ConvSpec:
     """The convolution with its groups merged into blocks; itself if that does not pay."""
-    widest = max(spec.group_inputs, spec.group_outputs)
-    if spec.groups == 1 or widest > MOST_GROUP_CHANNELS:
+    if max(spec.group_inputs, spec.group_outputs) > MOST_GROUP_CHANNELS:
         return spec
-    sizes = (n for n in range(1, spec.groups + 1) if spec.groups % n == 0 and n * widest <= BLOCK_CHANNELS)
-    size = max(sizes)
+    size = spec.merged_groups(BLOCK_CHANNELS)
     kernel = (*spec.kernel_shape[:2], size * spec.group_inputs, spec.kernel_shape[3])
     return replace(spec, kernel_shape=kernel, groups=spec.groups // size)
 
