@@ -144,7 +144,7 @@ def _look(
         except (OSError, BadInput) as error:
             looks.unreadable[key] = " ".join(str(error).split())
             return
-        content = data if isinstance(data, bytes) else np.ascontiguousarray(data)
+        content = data if isinstance(data, bytes) else np.ascontiguousarray(data).data
         looks.contents[row] = hashlib.blake2b(content, digest_size=16).digest()
         looks.thumbnails[row] = thumbnail(image)
         looks.readable[row] = True

@@ -103,7 +103,7 @@ def near_copies(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         or [np.zeros((0, 8, 8))]
     )
     as_they_are = hashes(frequencies)
-    bits = as_they_are.shape[1]
+    bits = _LOW * _LOW
     found: dict[tuple[int, int], int] = {}
     for start in range(0, count, _BLOCK):
         rows = [hashes(turned) for turned in _orientations(frequencies[start : start + _BLOCK])]
@@ -163,7 +163,7 @@ def groups_of_copies(source: Source, workers: int | None = None) -> list[str]:
             pass
     rows = np.flatnonzero(readable)
     pairs, _ = near_copies(thumbnails[rows])
-    return [keys[first] for first in join(len(source), rows[pairs])]
+    return [keys[int(first)] for first in join(len(source), rows[pairs])]
 
 
 def join(count: int, pairs: np.ndarray) -> np.ndarray:

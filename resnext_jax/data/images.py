@@ -110,7 +110,7 @@ def _turn(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
 def _formats() -> tuple[str, ...]:
     """Formats that may be opened, the usual ones first."""
     try:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError:
         pass
     else:

@@ -76,7 +76,10 @@ class TfdsSource:
         }
         self._records = builder.as_data_source(split=split, decoders=skipped)
         if len(self):
-            self[0], self[len(self) - 1]  # a file that is missing or cut shows here, not after training began
+            _ = (
+                self[0],
+                self[len(self) - 1],
+            )  # a file that is missing or cut shows here, not after training began
 
     @cached_property
     def _index(self) -> Index:

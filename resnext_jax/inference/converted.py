@@ -62,8 +62,7 @@ def convert_to_run(
     prepare = _preprocessing(source, found, dict(preprocessing or {}))
     if lost := [name for name in found.file.metadata if name != LICENSE]:
         log.info("%s: what the file's metadata says of %s stays behind", directory, ", ".join(lost))
-    assert found.description.config is not None  # `identify` always names it
-    spec = ModelSpec(found.name, found.description.config, names, prepare)
+    spec = ModelSpec(found.name, found.architecture, names, prepare)
     _, params, batch_stats = split_model(found.model)
     settings = {"data": "", "weights": str(source)}
     if found.description.license:
@@ -99,6 +98,7 @@ def _preprocessing(source: str | Path, found: Identified, changes: dict[str, Any
 
 
 def _class_names(source: str | Path, found: Identified, file: Path | None) -> tuple[str, ...]:
+    assert found.model.fc is not None  # the weights have a head
     count = found.model.fc.out_features
     if file is not None:
         names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())

@@ -13,7 +13,7 @@ from jax import export as jax_export
 
 from resnext_jax.errors import BadInput, MissingPackage
 from resnext_jax.inference.fold import fold_batch_norm
-from resnext_jax.models import ResNet, parameter_count
+from resnext_jax.models import Network, parameter_count
 from resnext_jax.runs import ModelSpec
 from resnext_jax.storage import write_whole
 
@@ -25,7 +25,7 @@ Classifier = Callable[[jax.Array], jax.Array]
 """uint8 [N, S, S, 3] to float32 [N, K]."""
 
 
-def export_model(model: ResNet, spec: ModelSpec, file: Path) -> list[Path]:
+def export_model(model: Network, spec: ModelSpec, file: Path) -> list[Path]:
     """Write a classifier to a file; the format is by its ending.
 
     Both formats take `images`, uint8 [N, S, S, 3] with any N, and give `probabilities`, float32 [N, K].
@@ -77,12 +77,12 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def classifier(model: ResNet, spec: ModelSpec) -> Classifier:
+def classifier(model: Network, spec: ModelSpec) -> Classifier:
     """Images as `spec.preprocessing` leaves them to logits."""
     return lambda images: model(spec.preprocessing.normalize(images))
 
 
-def _write_jax(model: ResNet, spec: ModelSpec, file: Path) -> list[Path]:
+def _write_jax(model: Network, spec: ModelSpec, file: Path) -> list[Path]:
     logits = classifier(model, spec)
     side = spec.preprocessing.image_size
     (count,) = jax_export.symbolic_shape("n")
@@ -112,7 +112,7 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def _write_onnx(model: ResNet, spec: ModelSpec, file: Path) -> list[Path]:
+def _write_onnx(model: Network, spec: ModelSpec, file: Path) -> list[Path]:
     try:
         from resnext_jax.inference.export_onnx import to_onnx
     except ImportError as error:

@@ -200,7 +200,7 @@ def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.
 
 
 @lru_cache  # layers keep their initialisers, and are equal only if these are the same
-def torch_bias(fan_in: int) -> nnx.initializers.Initializer:
+def torch_bias(fan_in: int) -> Callable[..., jax.Array]:
     """The biases of torch.nn.Linear and torch.nn.Conv2d: uniform within 1 / sqrt(fan_in)."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype, *_: jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import Initializer
 
 from resnext_jax import ops
 from resnext_jax.errors import BadInput
@@ -111,7 +112,7 @@ class GroupNorm(nnx.GroupNorm):
         *,
         epsilon: float = 1e-5,
         dtype: jnp.dtype | None = None,
-        scale_init: nnx.initializers.Initializer = jax.nn.initializers.ones,
+        scale_init: Initializer = jax.nn.initializers.ones,
         rngs: nnx.Rngs | Keys,
     ):
         if num_features % 32:
@@ -126,7 +127,7 @@ class GroupNorm(nnx.GroupNorm):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array, *, act: str | None = None) -> jax.Array:
-        """Normalise [N, H, W, C], and activate by `act` if given."""
-        y = super().__call__(x)
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None, act: str | None = None) -> jax.Array:
+        """Normalise [N, H, W, C], and activate by `act` if given; `mask` is nnx.GroupNorm's."""
+        y = super().__call__(x, mask=mask)
         return y if act is None else ACTIVATIONS[act](y)

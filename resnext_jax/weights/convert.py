@@ -30,6 +30,7 @@ class Identified:
 
     Args:
         name: of the variant.
+        architecture: the variant, or the factory registered under the name.
         model: with the weights, in training form; its head is abstract if the weights have none.
         has_head: whether the weights have a head.
         description: what is known of them.
@@ -37,6 +38,7 @@ class Identified:
     """
 
     name: str
+    architecture: Architecture
     model: Network
     has_head: bool
     description: Description
@@ -83,8 +85,9 @@ def identify(weights: str | Path, model: str | None = None, *, ema: bool = True)
     load_torch_state_dict(filled, file.state_dict, head="strict" if classes else "new")
     name = variant if isinstance(variant, str) else source.description.model or "resnet"
     license = source.description.license or file.metadata.get(LICENSE)
-    description = replace(source.description, model=name, config=get_config(variant), license=license)
-    return Identified(name, filled, classes is not None, description, file)
+    architecture = get_config(variant)
+    description = replace(source.description, model=name, config=architecture, license=license)
+    return Identified(name, architecture, filled, classes is not None, description, file)
 
 
 def convert(

@@ -117,7 +117,7 @@ def create_model(
     if weights is None:
         classes = DEFAULT_CLASSES if num_classes is None else num_classes
         return build_model(architecture, rngs=rngs, num_classes=classes, **options)
-    source = open_weights(weights, name)
+    source = open_weights(weights, name if isinstance(name, str) else None)
     file = read_file(source.locate(), ema=ema)
     _check_architecture(name, weights, source, file)
     if num_classes is None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from resnext_jax.data import Interpolation, Preprocessing
 from resnext_jax.errors import BadInput
@@ -95,7 +95,7 @@ def _of_timm(config: Mapping[str, Any], where: str) -> Description:
     name = config["architecture"]
     if name not in VARIANTS:
         raise BadInput(f"{where}: weights of {name}, which is no model here; {_known_like(name)}")
-    variant = _with_arguments(get_config(name), config.get("model_args") or {}, where)
+    variant = _with_arguments(VARIANTS[name], config.get("model_args") or {}, where)
     pool = config.get("global_pool", "avg")
     if pool != "avg":
         raise BadInput(f"{where}: global_pool={pool!r}: only 'avg' is known here")
@@ -149,7 +149,9 @@ def _of_transformers(
     name = next((name for name, known in VARIANTS.items() if known == variant), None)
     labels = config.get("id2label")
     classes = None if labels is None else [labels[str(i)] for i in range(len(labels))]
-    return Description(name, variant, preprocessor and _of_processor(preprocessor), _classes(classes))
+    return Description(
+        name, variant, _of_processor(preprocessor) if preprocessor else None, _classes(classes)
+    )
 
 
 def _of_processor(processor: Mapping[str, Any]) -> Preprocessing:
@@ -177,11 +179,11 @@ def _of_processor(processor: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(image_size, resize_size, resize, interpolation, mean, std)
 
 
-def _interpolation(name: str, where: str) -> str:
-    if name not in get_args(Interpolation):
-        log.warning("%s: its interpolation, %r, is not known here; bicubic is taken", where, name)
-        return "bicubic"
-    return name
+def _interpolation(name: str, where: str) -> Interpolation:
+    if name in get_args(Interpolation):
+        return cast(Interpolation, name)
+    log.warning("%s: its interpolation, %r, is not known here; bicubic is taken", where, name)
+    return "bicubic"
 
 
 def _classes(labels: Any) -> tuple[str, ...] | None:

@@ -176,8 +176,8 @@ def _check_size(path: Path, content: Any) -> None:
         if isinstance(value, Mapping) and id(value) not in seen:
             seen.add(id(value))
             open_ += value.values()
-        elif hasattr(value, "shape"):
-            size += 4 * math.prod(value.shape)
+        else:
+            size += 4 * math.prod(getattr(value, "shape", (0,)))
     if size > _MOST_TIMES_ITS_SIZE * path.stat().st_size + _ALWAYS_ALLOWED:
         raise Damaged(f"its arrays would take {size:,} bytes, the file has {path.stat().st_size:,}")
 

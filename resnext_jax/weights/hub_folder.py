@@ -12,7 +12,7 @@ import numpy as np
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.errors import BadInput
-from resnext_jax.models import ResNetConfig, get_config
+from resnext_jax.models import VARIANTS, ResNetConfig, get_config
 from resnext_jax.runs import ModelSpec, has_average, read_best, read_config
 from resnext_jax.storage import write_whole
 from resnext_jax.weights.descriptions import CONFIG, OURS, WEIGHT_FILES
@@ -205,11 +205,12 @@ def _as_timm(spec: ModelSpec) -> tuple[str | None, dict[str, Any]]:
         return None, {}
     arguments = {theirs: getattr(spec.architecture, ours) for theirs, ours in OURS.items()}
     for base in ("resnet50", "resnet18"):
+        variant = VARIANTS[base]
         changes = {ours: arguments[theirs] for theirs, ours in OURS.items()}
         if (
             len(spec.architecture.layers) == _STAGES
-            and spec.architecture.block == get_config(base).block
-            and replace(get_config(base), **changes) == spec.architecture
+            and spec.architecture.block == variant.block
+            and replace(variant, **changes) == spec.architecture
         ):
             return base, {name: list(v) if isinstance(v, tuple) else v for name, v in arguments.items()}
     return None, {}

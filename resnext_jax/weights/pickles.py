@@ -3,7 +3,15 @@
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import IO, Any, Protocol, cast
+
+
+class ByteStream(Protocol):
+    """What pickles are read from."""
+
+    def read(self, n: int = -1, /) -> bytes: ...
+
+    def readline(self) -> bytes: ...
 
 
 class Refused(Exception):
@@ -61,7 +69,7 @@ _ERRORS = (
 )
 
 
-def read_pickle(stream: IO[bytes], names: Mapping[str, Any], persistent: Callable[[Any], Any]) -> Any:
+def read_pickle(stream: ByteStream, names: Mapping[str, Any], persistent: Callable[[Any], Any]) -> Any:
     """The value of the pickle that a stream is at; the stream is left behind it.
 
     Sets become lists, and entries of dictionaries whose key is not plain are left out: hashing a tuple of
@@ -78,7 +86,7 @@ def read_pickle(stream: IO[bytes], names: Mapping[str, Any], persistent: Callabl
     """
     machine = _Machine(names, persistent)
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             machine.step(opcode.name, argument)
         return machine.stack[-1]
     except _ERRORS as error:

@@ -56,13 +56,10 @@ def open_weights(weights: str | Path, model: str | None = None) -> Source:
     if is_name(text):
         if model is None:
             raise BadInput(f"weights={text!r}: name the model whose weights they are (model=NAME)")
-        named = named_weights(text, split_tag(model)[0])
-        if isinstance(named, NamedWeights):
-            return Source(partial(_download, named), Description(model, preprocessing=named.preprocessing))
-        return _of_hub(named.repository)
+        return _of_name(text, split_tag(model)[0])
     tagged, tag = (text, None) if Path(text).exists() else split_tag(text)
     if tag is not None:
-        return _of_hub(named_weights(tag, tagged).repository)
+        return _of_name(tag, tagged)
     if (repository := hub_repository(text)) is not None:
         return _of_hub(repository)
     path = Path(text)
@@ -78,6 +75,13 @@ def open_weights(weights: str | Path, model: str | None = None) -> Source:
         log.info("%s: the model, its preprocessing and its classes are read from %s beside it", path, CONFIG)
         return Source(lambda: path, _described(config, path.parent / PREPROCESSOR, str(beside)))
     return Source(lambda: path, Description())
+
+
+def _of_name(weights: str, model: str) -> Source:
+    named = named_weights(weights, model)
+    if isinstance(named, NamedWeights):
+        return Source(partial(_download, named), Description(model, preprocessing=named.preprocessing))
+    return _of_hub(named.repository)
 
 
 def _of_folder(folder: Path) -> Source:

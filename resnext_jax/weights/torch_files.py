@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from resnext_jax.errors import BadInput
 from resnext_jax.weights.pickles import Damaged, Refused, read_pickle
 from resnext_jax.weights.stored import Storage
 from resnext_jax.weights.torch_values import NAMES
+
+ByteOrder = Literal["<", ">"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -70,13 +72,13 @@ def _read_zip(path: Path) -> Any:
         raise Damaged(str(error)) from None
     roots = [name.removesuffix("data.pkl") for name in entries if name.split("/")[1:] == ["data.pkl"]]
     _check_kind(path, entries, roots)
-    root, order = roots[0], "<"
+    root = roots[0]
+    order: ByteOrder = "<"
     if f"{root}byteorder" in entries:
-        order = {b"little": "<", b"big": ">"}.get(
-            _read_entry(path, entries[f"{root}byteorder"]).tobytes(), ""
-        )
-        if not order:
+        said = _read_entry(path, entries[f"{root}byteorder"]).tobytes()
+        if said not in (b"little", b"big"):
             raise Damaged("its byte order is neither little nor big")
+        order = "<" if said == b"little" else ">"
     storages: dict[str, Storage] = {}
 
     def persistent(reference: Any) -> Storage:
@@ -126,7 +128,7 @@ def _read_entry(path: Path, entry: zipfile.ZipInfo) -> np.ndarray:
         name, extra = _LOCAL_HEADER.unpack(header)[-2:]
         file.seek(name + extra, io.SEEK_CUR)
         data = _read_bytes(file, entry.file_size, entry.filename)
-    if zlib.crc32(data) != entry.CRC:
+    if zlib.crc32(data.data) != entry.CRC:
         raise Damaged(f"{entry.filename} has a wrong checksum")
     return data
 
@@ -135,9 +137,7 @@ def _read_bytes(file: BinaryIO, count: int, name: str) -> np.ndarray:
     """uint8 [count], of a file that has so many left."""
     if count > os.fstat(file.fileno()).st_size - file.tell():
         raise Damaged(f"{name} has {count} bytes, more than the file")
-    data = np.empty(count, np.uint8)
-    file.readinto(data)
-    return data
+    return np.fromfile(file, np.uint8, count)
 
 
 def _storage_reference(reference: Any, length: int) -> tuple[np.dtype, str, int]:
@@ -177,7 +177,7 @@ def _read_legacy_stream(path: Path, stream: mmap.mmap) -> Any:
             file.seek(places[key])
             return _read_bytes(file, size, f"storage {key}")
 
-    order = "<"
+    order: ByteOrder = "<"
     first = read_pickle(stream, NAMES, persistent)
     if first != _LEGACY_MAGIC:
         return first  # a pickle of plain values and NumPy arrays

@@ -21,7 +21,7 @@ class Check(DataConfig):
     """Look at every image of a data set: what cannot be read, what is odd, and copies across the split that
     training with the same flags would make."""
 
-    data: Positional[Annotated[str, arg(metavar="DATA")]]
+    data: Positional[Annotated[str, arg(metavar="DATA")]]  # pyright: ignore[reportGeneralTypeIssues]  (required here)
     """`demo`, a folder, a table, or `tfds:NAME[/CONFIG]`."""
     json: bool = False
     """Print all that was found as JSON."""
