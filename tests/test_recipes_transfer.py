@@ -13,7 +13,7 @@ from resnext_jax.models import build_model
 from resnext_jax.models.trees import split_model
 from resnext_jax.runs import Checkpoints
 from resnext_jax.training.optimizer import make_optimizer
-from resnext_jax.training.setup import make_preprocessing
+from resnext_jax.training.setup import make_preprocessing, preprocessing_of_weights
 
 
 @pytest.fixture
@@ -69,10 +69,14 @@ def test_the_head_has_its_own_rate(tiny):
 
 def test_normalisation_follows_the_weights_unless_told_otherwise(tiny):
     named = rj.TrainConfig(model="resnext50_32x4d", weights="IMAGENET1K_V2", image_size=64)
-    assert make_preprocessing(named).mean == IMAGENET_MEAN
-    assert make_preprocessing(named).image_size == 64
-    assert make_preprocessing(replace(named, normalize="half")).mean == (0.5, 0.5, 0.5)
-    assert make_preprocessing(rj.TrainConfig()).mean == IMAGENET_MEAN
+    told = preprocessing_of_weights(named)
+    assert told is not None and told.resize_size == 232
+    assert make_preprocessing(named, told).mean == IMAGENET_MEAN
+    assert make_preprocessing(named, replace(told, mean=(0.1, 0.2, 0.3))).mean == (0.1, 0.2, 0.3)
+    assert make_preprocessing(named, told).image_size == 64
+    assert make_preprocessing(replace(named, normalize="half"), told).mean == (0.5, 0.5, 0.5)
+    assert preprocessing_of_weights(rj.TrainConfig()) is None
+    assert make_preprocessing(rj.TrainConfig(), None).mean == IMAGENET_MEAN
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def prepare(
     """
     _check_shares(config, devices)
     dataset = config.open()
-    spec = read_spec(config.directory) if resuming else make_spec(config, dataset.classes)
+    told = None if resuming else preprocessing_of_weights(config)
+    spec = read_spec(config.directory) if resuming else make_spec(config, dataset.classes, told)
     if spec.classes != dataset.classes:
         raise BadInput(
             f"data={config.data}: its classes are {', '.join(dataset.classes)}; those of the run in "
@@ -109,6 +110,8 @@ def prepare(
         init=config.init,
         rngs=nnx.Rngs(config.seed),
     )
+    if config.weights and not (resuming or told or config.mean) and config.normalize == "weights":
+        log.info("%s: does not say how images were prepared; normalised as ImageNet's", config.weights)
     model.eval()
     eval_graphdef = nnx.graphdef(model)
     train_step, state = prepare_step(config, model, spec.preprocessing.normalize, loss, steps)
@@ -182,21 +185,22 @@ def _check_shares(config: TrainConfig, devices: int) -> None:
         check_batch(config.batch_size, devices * 2, f"pairs to mix on {devices} devices")
 
 
-def make_spec(config: TrainConfig, classes: tuple[str, ...]) -> ModelSpec:
-    """The model that a configuration asks for."""
-    return ModelSpec(
-        config.model, get_config(config.model), classes, make_preprocessing(config), dtype=config.dtype
-    )
+def make_spec(config: TrainConfig, classes: tuple[str, ...], told: Preprocessing | None) -> ModelSpec:
+    """The model that a configuration asks for; `told` is `preprocessing_of_weights`."""
+    prepare = make_preprocessing(config, told)
+    return ModelSpec(config.model, get_config(config.model), classes, prepare, dtype=config.dtype)
 
 
-def make_preprocessing(config: TrainConfig) -> Preprocessing:
-    """Geometry that a configuration asks for; filter and normalisation are its own or its weights'.
+def preprocessing_of_weights(config: TrainConfig) -> Preprocessing | None:
+    """How images were prepared for the initial weights, if they say it."""
+    return open_weights(config.weights, config.model).description.preprocessing if config.weights else None
+
+
+def make_preprocessing(config: TrainConfig, told: Preprocessing | None) -> Preprocessing:
+    """Geometry that a configuration asks for; filter and normalisation are its own or those that weights told.
 
     The sizes are the configuration's always: who fine-tunes chooses them anew.
     """
-    told = open_weights(config.weights, config.model).description.preprocessing if config.weights else None
-    if config.weights and told is None and config.normalize == "weights" and not config.mean:
-        log.info("%s: does not say how images were prepared; normalised as ImageNet's", config.weights)
     theirs = told or Preprocessing()
     resize_size = config.resize_size
     if config.crop_pct is not None:
