@@ -6,7 +6,6 @@ Lines that stay go to standard output; progress goes to standard error, so that 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,9 +30,6 @@ class Console:
         ...         update(done, "of class cat")
     """
 
-    in_users_words: ClassVar[Callable[[str], str]] = staticmethod(str)
-    """Turns the names of fields in a message into what the user calls them; the command line sets it."""
-
     def __init__(self, quiet: bool = False):
         self._lines = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True)
         self._progress = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True, stderr=True)
@@ -41,10 +37,6 @@ class Console:
     def line(self, text: str) -> None:
         """Print one line; not while a task is shown. What a terminal would obey is shown as an escape."""
         self._lines.print(printable(text), markup=False)
-
-    def warn(self, message: str) -> None:
-        """Print one line about what the user should know; it may name fields, `some_field=value`."""
-        self.line(f"warning: {self.in_users_words(message)}")
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Update]:

@@ -70,7 +70,8 @@ def test_the_head_has_its_own_rate(tiny):
 def test_normalisation_follows_the_weights_unless_told_otherwise(tiny):
     named = rj.TrainConfig(model="resnext50_32x4d", weights="IMAGENET1K_V2", image_size=64)
     told = preprocessing_of_weights(named)
-    assert told is not None and told.resize_size == 232
+    assert told is not None
+    assert told.resize_size == 232
     assert make_preprocessing(named, told).mean == IMAGENET_MEAN
     assert make_preprocessing(named, replace(told, mean=(0.1, 0.2, 0.3))).mean == (0.1, 0.2, 0.3)
     assert make_preprocessing(named, told).image_size == 64

@@ -12,7 +12,7 @@ from jax.errors import JaxRuntimeError
 from resnext_jax import ops, training
 from resnext_jax.cli.log import log_to_stderr
 from resnext_jax.cli.messages import with_flags
-from resnext_jax.console import Console, printable
+from resnext_jax.console import printable
 from resnext_jax.errors import BadInput
 
 BAD_INPUT = 2
@@ -33,7 +33,6 @@ def clean_exit() -> Iterator[None]:
             one; 128 + the signal if one ended the work.
     """
     log = log_to_stderr()
-    before, Console.in_users_words = Console.in_users_words, staticmethod(with_flags)
     if os.environ.get("RESNEXT_JAX_KEEP_FREED_MEMORY") != "0":
         ops.keep_freed_memory()
     try:
@@ -53,8 +52,6 @@ def clean_exit() -> Iterator[None]:
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail("error: there is too little memory for this; use a smaller batch or image size", BAD_INPUT)
-    finally:
-        Console.in_users_words = staticmethod(before)
     if log.in_place:
         raise SystemExit(IN_PLACE)
 

@@ -83,7 +83,7 @@ def prepare(
     train, val = dataset.split("train"), dataset.split("val")
     if not resuming:
         for line in copies_found(dataset):
-            console.warn(line)
+            log.warning("warning: %s", line)
     loss = Loss(
         len(spec.classes),
         config.label_smoothing,
@@ -197,7 +197,7 @@ def preprocessing_of_weights(config: TrainConfig) -> Preprocessing | None:
 
 
 def make_preprocessing(config: TrainConfig, told: Preprocessing | None) -> Preprocessing:
-    """Geometry that a configuration asks for; filter and normalisation are its own or those that weights told.
+    """Geometry that a configuration asks for; filter and normalisation are its own or what weights told.
 
     The sizes are the configuration's always: who fine-tunes chooses them anew.
     """
