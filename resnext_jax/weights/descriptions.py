@@ -23,7 +23,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _HARMLESS = {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last", "pretrained"}
 # Arguments of timm's ResNet, and the fields of ours that they are.
 OURS = {"layers": "layers", "cardinality": "groups", "base_width": "width_per_group"}
-_PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # its numbers of filters
+_PILLOW: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # its numbers of filters
 _CONVNEXT_SQUEEZES_FROM = 384  # px: transformers' ConvNext processor crops below, and stretches from here on
 
 
