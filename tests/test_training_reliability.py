@@ -62,6 +62,13 @@ def process(mode: str, arguments: list[str]) -> subprocess.Popen:
     )
 
 
+def without_warnings(err: str) -> str:
+    """What a process said, without the warning that the names of these images suggest groups."""
+    return "".join(
+        line for line in err.splitlines(keepends=True) if not line.startswith("warning: the names suggest")
+    )
+
+
 def rows(directory: Path) -> list[dict]:
     lines = (directory / "history.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in lines]
@@ -77,7 +84,7 @@ def test_a_signal_before_the_first_step_ends_at_once(config, mode, signum):
     started.send_signal(signum)
     _, err = started.communicate(timeout=60)  # far less than it would wait
     assert started.returncode == (130 if signum == signal.SIGINT else -signum)
-    assert err == ("interrupted\n" if signum == signal.SIGINT else "")
+    assert without_warnings(err) == ("interrupted\n" if signum == signal.SIGINT else "")
     if signum == signal.SIGINT:
         assert not config.out.exists()
     fit(replace(config, epochs=1), quiet=True)  # what is left is in nobody's way
@@ -101,7 +108,7 @@ def test_a_closed_terminal_saves_and_two_trainings_are_refused(config):
     started.send_signal(signal.SIGHUP)
     _, err = started.communicate(timeout=120)
     assert started.returncode == 128 + signal.SIGHUP
-    assert err.count("\n") == 1
+    assert without_warnings(err).count("\n") == 1, err
     assert "saved after" in err
     with Checkpoints(config.out) as checkpoints:
         checkpoints.check(checkpoints.step_of("latest"))
@@ -116,7 +123,7 @@ def test_ctrl_c_again_and_again_is_one_line_and_loses_nothing(config):
         time.sleep(0.02)
     _, err = started.communicate(timeout=120)
     assert started.returncode == 130
-    assert err.count("\n") == 1, err
+    assert without_warnings(err).count("\n") == 1, err
     result = fit(replace(config, resume=True, epochs=len(rows(config.out)) + 1), quiet=True)
     assert [row["epoch"] for row in result.history] == list(range(1, len(result.history) + 1))
 
