@@ -100,6 +100,13 @@ def test_parts_import_only_public_names_of_each_other(part):
                 assert not hidden, f"{where}: {hidden} not in the __all__ of {node.module}"
 
 
+def test_tests_are_named_after_a_part():
+    """The package as a whole is the subject of three files; scripts beside it are `experiments`."""
+    whole = {"architecture", "docstrings", "layout"}
+    subjects = {file.stem.split("_")[1] for file in Path(__file__).parent.glob("test_*.py")}
+    assert subjects <= {*FLOORS, "experiments", *whole}
+
+
 def test_heavy_packages_load_where_they_are_used():
     code = """
 import sys, resnext_jax, resnext_jax.data
