@@ -1,5 +1,7 @@
 """What the caller can mend, told apart from bugs of this package."""
 
+from collections.abc import Iterable
+
 
 class BadInput(ValueError):
     """Something that was given is wrong: a setting, a file, data, weights.
@@ -11,3 +13,10 @@ class BadInput(ValueError):
 
 class MissingPackage(BadInput, ImportError):
     """A package of an extra is not installed; the message has the command that installs it."""
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names for a message, only the first of many."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -164,6 +164,24 @@ def test_check_data(copies):
     assert rj.check_data(str(copies), group_by="copies").copied == 0
     single = rj.check_data(str(copies), fold=(0, 40))
     assert (single.split, single.copied) == (None, None)
+    assert "groups" in single.undivided
+
+
+def test_data_check_opens_the_data_once(copies, capsys, monkeypatch):
+    """What is said of the layout is said once."""
+    copies = copies.rename(copies.parent / "dataset")
+    (copies.parent / "around" / "inner").mkdir(parents=True)
+    copies.rename(copies.parent / "around" / "inner" / "dataset")
+    monkeypatch.chdir(copies.parent)
+    cli.main(["data", "check", "around", "--grid", "pairs.png"])
+    assert capsys.readouterr().err.count("around/inner: the only folder there is") == 1
+
+
+def test_large_images_are_read_without_a_warning(copies, monkeypatch, recwarn):
+    with Image.open(copies / "a" / "P0_0.png") as photo:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", photo.width * photo.height - 1)
+    cli.main(["data", "check", str(copies), "--json"])
+    assert [str(each.message) for each in recwarn.list] == []
 
 
 def test_groups_by_copies_and_by_suggestion(copies, caplog):

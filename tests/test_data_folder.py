@@ -113,6 +113,58 @@ def test_folders_that_hold_the_same_folders_are_no_classes(tmp_path, folders):
         open_dataset(str(make(tmp_path, *folders)))
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "test"),
+        ("train",),
+        ("images", "masks"),
+        ("images/train", "images/val", "labels/train", "labels/val"),
+        ("train/images", "train/labels", "valid/images", "valid/labels"),
+        ("train2017", "val2017", "annotations"),
+        ("JPEGImages", "Annotations"),
+    ],
+)
+def test_splits_and_parts_of_other_data_sets_are_no_classes(tmp_path, folders):
+    """Images without class folders, and data for detection and segmentation (YOLO, COCO, VOC)."""
+    make(tmp_path, *folders)
+    for file in tmp_path.rglob("*.png"):
+        if {"labels", "annotations"} & {part.lower() for part in file.parts}:
+            file.rename(file.with_suffix(".txt"))
+    with pytest.raises(ValueError, match=r"class folders.*expected one folder of images for each class"):
+        open_dataset(str(tmp_path))
+
+
+def test_a_table_beside_images_is_pointed_to(tmp_path):
+    make(tmp_path, "train")
+    (tmp_path / "train" / "metadata.csv").touch()
+    with pytest.raises(ValueError, match=r"or a table of images and labels \(is .*metadata\.csv one\?\)"):
+        open_dataset(str(tmp_path))
+
+
+def test_classes_of_a_split_in_other_letters(tmp_path, caplog):
+    """In another case, or with the accents in characters of their own, as macOS writes them."""
+    caplog.set_level("INFO")
+    dataset = open_dataset(str(make(tmp_path, "train/Café", "train/b", "val/cafe\u0301", "val/B")))
+    assert dataset.classes == ("Café", "b")
+    assert [dataset.val.keys[i] for i in (0, 3)] == ["val/cafe\u0301/0.png", "val/B/0.png"]
+    assert dataset.val.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "images of B, cafe\u0301 are taken for those of b, Café" in caplog.text
+
+
+def test_classes_that_differ_in_case_alone_stay_two(tmp_path):
+    make(tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in ("a", "A", "b")))
+    if len(list((tmp_path / "train").iterdir())) < 3:
+        pytest.skip("this file system knows no case")
+    assert open_dataset(str(tmp_path)).classes == ("A", "a", "b")
+
+
+def test_a_prepared_tfds_folder_is_named_otherwise(tmp_path):
+    (tmp_path / "dataset_info.json").touch()
+    with pytest.raises(ValueError, match=r"name it tfds:NAME"):
+        open_dataset(str(tmp_path))
+
+
 def test_classes_that_hold_one_folder_each_are_classes(tmp_path):
     """As in Tiny ImageNet."""
     dataset = open_dataset(
@@ -270,7 +322,7 @@ def test_missing_folder_and_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         open_dataset(str(tmp_path / "nowhere"))
     save(tmp_path / "a.png")
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="is neither a folder nor a table"):
         open_dataset(str(tmp_path / "a.png"))
     with pytest.raises(ValueError, match="holds images but no class folders"):
         open_dataset(str(tmp_path))

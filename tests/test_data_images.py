@@ -170,6 +170,8 @@ def truncated(format):
     [
         (b"", "empty"),
         (b"no image at all", "not an image"),
+        (b"\n<!DOCTYPE html><html><title>404</title></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         (encode(Image.fromarray(RGB[..., 0].astype(np.float32) / 255), "TIFF"), "floating-point values"),
         (encode(Image.fromarray(RGB[..., 0].astype(np.int32) + 70_000), "TIFF"), "more than 16 bits"),

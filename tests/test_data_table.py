@@ -75,6 +75,70 @@ def test_images_are_found_by_path_or_id(folder, form, caplog):
     ]
 
 
+@pytest.mark.parametrize("form", ["{:03d}.jpg", "{:03d}.PNG", "{:d}", "old/images/{:d}.tif"])
+def test_ids_that_lost_their_zeros_and_files_in_another_format(folder, form, caplog):
+    everything = open_dataset(plain(folder, form)).split("all")
+    assert contents(everything) == {i: CLASSES[i % 2] for i in range(12)}
+    assert " images have another suffix, case or number of zeros than in the table" in caplog.text
+
+
+def test_ids_without_zeros_that_may_mean_two_files(folder):
+    save(folder / "images" / "03.png")
+    with pytest.raises(ValueError, match=r"line 5 \(3\): images/003.png, images/03.png may each be it"):
+        open_dataset(plain(folder, "{:d}"))
+
+
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("True", "False")])
+def test_a_column_for_each_class(folder, yes, no, caplog):
+    """As the challenges of ISIC write their labels: one column of 0 and 1 for each class."""
+    header = ("image", "MEL", "NV", "BCC", "patient")
+    rows = [
+        [f"{i:03d}", *(yes if i % 3 == column else no for column in range(3)), f"P{i}"] for i in range(12)
+    ]
+    caplog.set_level(logging.INFO)
+    everything = open_dataset(write(folder / "a.csv", header, rows)).split("all")
+    assert contents(everything) == {i: header[1 + i % 3] for i in range(12)}
+    assert "its classes are the columns MEL, NV, BCC" in caplog.text
+    rows[4][3] = yes
+    with pytest.raises(
+        ValueError, match=r"MEL, NV, BCC hold 0 and 1 .* 1 rows have several 1 or none: line 6"
+    ):
+        open_dataset(write(folder / "b.csv", header, rows))
+
+
+def test_columns_of_0_and_1_beside_others_are_no_classes(folder):
+    rows = [[f"{i:03d}", i % 2, 1 - i % 2, "text"] for i in range(12)]
+    with pytest.raises(ValueError, match=r"which column has the labels\? it has image, male, female, note"):
+        open_dataset(write(folder / "a.csv", ("image", "male", "female", "note"), rows))
+
+
+def test_numbers_as_labels_are_in_their_order(folder):
+    rows = [[f"{i:03d}", f"{i}.0"] for i in range(12)]
+    dataset = open_dataset(write(folder / "a.csv", ("image", "label"), rows))
+    assert dataset.classes == tuple(f"{i}.0" for i in range(12))
+
+
+@pytest.mark.parametrize("missing", ["", " ", "nan", "NaN"])
+def test_a_row_without_a_label(folder, missing):
+    rows = [[f"{i:03d}", missing if i == 3 else "a"] for i in range(12)]
+    with pytest.raises(ValueError, match=r"1 of 12 rows have no label: line 5; label them or delete them"):
+        open_dataset(write(folder / "a.csv", ("image", "label"), rows))
+
+
+def test_text_of_spreadsheets(folder):
+    """UTF-16 with tabs, and lines that end as on Windows."""
+    lines = ["id\tlabel", *(f"{i:03d}\t{CLASSES[i % 2]}" for i in range(12))]
+    (folder / "a.csv").write_bytes("\r\n".join(lines).encode("utf-16"))
+    everything = open_dataset(str(folder / "a.csv")).split("all")
+    assert contents(everything) == {i: CLASSES[i % 2] for i in range(12)}
+
+
+def test_a_table_without_names_of_columns(folder):
+    rows = [[f"images/{i:03d}.png", "a"] for i in range(12)]
+    with pytest.raises(ValueError, match=r"its first row is images/000.png, a; expected names of columns"):
+        open_dataset(write(folder / "a.csv", rows[0], rows[1:]))
+
+
 def test_groups_of_a_column_stay_on_one_side(folder):
     table = plain(folder)
     for dataset in (
@@ -174,7 +238,9 @@ def test_an_image_in_two_rows(folder, caplog):
         open_dataset(write(folder / "t.csv", ("id", "label"), rows))
 
 
-@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("csv", ";"), ("csv", "\t"), ("tsv", "\t")])
+@pytest.mark.parametrize(
+    ("suffix", "delimiter"), [("csv", ","), ("csv", ";"), ("csv", "|"), ("csv", "\t"), ("tsv", "\t")]
+)
 def test_delimiters_and_a_byte_order_mark(folder, suffix, delimiter):
     file = folder / f"t.{suffix}"
     write(
@@ -213,7 +279,7 @@ def test_parquet(folder):
         (b"id,label\n", "no rows"),
         (b"id,id\n1,2\n", "two columns are called id"),
         (b"id,label\n000,cat,1\n", "line 2: 3 cells, but the first row names 2 columns"),
-        (b"id,label\n\xff\xfe,cat\n", "not a table of text in UTF-8"),
+        (b"id,label\n\xff\xfe,cat\n", "not a table of text; save it as CSV in UTF-8"),
         (b'id,label\n"000,cat\n', "not a table of text"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a table of text"),
         (b"id,label\n,cat\n", "1 of 1 images are not in"),

@@ -199,6 +199,15 @@ def test_damaged_files(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_damage_between_the_first_record_and_the_last(tmp_path):
+    path = next((write(tmp_path, {"train": 4000}) / "pets" / "1.0.0").glob("*.array_record-*"))
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(5000))
+    with pytest.raises(ValueError, match=r"pets/1\.0\.0 is damaged: delete it and prepare it again"):
+        _ = open_dataset("tfds:pets", data_dir=tmp_path).train.labels
+
+
 @pytest.mark.parametrize("name", ["", "a/b/c", "/x", "a:latest"])
 def test_names_that_are_none(name):
     with pytest.raises(ValueError, match="names no data set"):

@@ -1,6 +1,7 @@
 """What the package logs, on standard error."""
 
 import logging
+import warnings
 
 from resnext_jax.cli.messages import with_flags
 from resnext_jax.console import printable
@@ -32,6 +33,7 @@ def log_to_stderr() -> Shown:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are read all the same
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return handler

@@ -1,6 +1,6 @@
 """From a folder of images, a TFDS data set or the demo set to batches. Nothing heavy is imported here."""
 
-from resnext_jax.data.check import DataReport, check_data
+from resnext_jax.data.check import DataReport, check_data, check_dataset
 from resnext_jax.data.config import DataConfig, open_dataset, read_images
 from resnext_jax.data.copies import CheapLook, NameGroups, cheap_look, copies_found
 from resnext_jax.data.dataset import Dataset
@@ -58,6 +58,7 @@ __all__ = [
     "cheap_look",
     "check_batch",
     "check_data",
+    "check_dataset",
     "check_same_images",
     "copies_found",
     "decode",

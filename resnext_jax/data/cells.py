@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnext_jax.data.folder import listed
-from resnext_jax.errors import BadInput, MissingPackage
+from resnext_jax.errors import BadInput, MissingPackage, listed
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+logger = logging.getLogger(__name__)
+
+_YES, _NO = frozenset({"1", "1.0", "True", "true"}), frozenset({"0", "0.0", "False", "false"})
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,33 @@ class Cells:
         ]
         return listed(texts)
 
+    def with_labels_of(self, columns: Sequence[str]) -> Cells:
+        """The table with a column `label`: which of several columns of 0 and 1 has the 1.
+
+        The table stays as it is if the columns hold anything else.
+
+        Args:
+            columns: those to look at.
+
+        Raises:
+            BadInput: a row has several 1, or none.
+        """
+        if len(columns) < 2 or any(not set(self.cells[name]) <= _YES | _NO for name in columns):
+            return self
+        labels = [
+            [name for name in columns if self.cells[name][row] in _YES] for row in range(len(self.lines))
+        ]
+        if odd := [row for row, names in enumerate(labels) if len(names) != 1]:
+            raise BadInput(
+                f"{self.file}: columns {listed(columns)} hold 0 and 1 as classes do, but {len(odd)} rows "
+                f"have several 1 or none: {self.where(odd)}; expected one 1 a row, or label_column"
+            )
+        logger.info("%s: its classes are the columns %s", self.file, listed(columns))
+        return Cells(self.file, self.cells | {"label": [name for [name] in labels]}, self.lines)
+
 
 def read_cells(file: Path) -> Cells:
-    """Read a table whose first row names its columns: CSV (by commas, semicolons or tabs), TSV or Parquet.
+    """Read a table: CSV (by commas, semicolons, tabs or bars), TSV or Parquet; its first row names columns.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,7 +76,7 @@ def read_cells(file: Path) -> Cells:
     try:
         table = _read_parquet(file) if file.suffix.lower() == ".parquet" else _read_text(file)
     except (csv.Error, UnicodeError) as error:
-        raise BadInput(f"{file}: not a table of text in UTF-8: {error}") from error
+        raise BadInput(f"{file}: not a table of text; save it as CSV in UTF-8 ({error})") from error
     if not table.lines:
         raise BadInput(
             f"{file}: no rows; expected a first row that names the columns, and a row for each image"
@@ -58,9 +85,14 @@ def read_cells(file: Path) -> Cells:
 
 
 def _read_text(file: Path) -> Cells:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
+    with file.open("rb") as stream:
+        marked = stream.read(2) in (
+            codecs.BOM_UTF16_LE,
+            codecs.BOM_UTF16_BE,
+        )  # "Unicode text" of spreadsheets
+    with file.open(newline="", encoding="utf-16" if marked else "utf-8-sig") as stream:
         first = stream.readline()
-        delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+        delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
         stream.seek(0)
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(reader, [])]

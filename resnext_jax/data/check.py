@@ -38,6 +38,7 @@ class DataReport:
         conflicts: pairs of images that look the same and have different labels.
         groups: groups that the names suggest, the finest first.
         split: images to train and to validate on; None if the data cannot be divided.
+        undivided: why they cannot be divided.
         copied: share of the validation images that have an exact or near copy among the training images.
         pairs: of each group of copies across the split the two that differ least, the closest first:
             (training image, validation image).
@@ -53,6 +54,7 @@ class DataReport:
     conflicts: list[tuple[str, str]] = field(default_factory=list)
     groups: list[NameGroups] = field(default_factory=list)
     split: dict[str, int] | None = None
+    undivided: str | None = None
     copied: float | None = None
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
@@ -84,10 +86,25 @@ def check_data(
         ({'blisters': 300, 'ring': 300, 'scales': 300}, 0.0)
     """
     config = DataConfig(data=data, **options)
-    dataset = config.open()
+    return check_dataset(config.open(), workers=config.workers, progress=progress)
+
+
+def check_dataset(
+    dataset: Dataset,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DataReport:
+    """As `check_data`, of a data set that is open already.
+
+    Args:
+        dataset: what is looked at.
+        workers: threads that decode images; None: one a CPU core.
+        progress: called with (images done, images in all).
+    """
     source = dataset.split("all")
     keys, labels, classes = list(source.keys), source.labels, source.classes
-    looks = _look(source, keys, config.workers or available_cpus(), progress)
+    looks = _look(source, keys, workers or available_cpus(), progress)
     rows = np.flatnonzero(looks.readable)
     pairs, different = near_copies(looks.thumbnails[rows])
     pairs = rows[pairs]
@@ -101,10 +118,14 @@ def check_data(
     suggested = [
         each for part in list(dataset.parts.values())[:1] for each in suggest_groups(part.names, part.labels)
     ]
-    split, copied, worst = _across(dataset, keys, pairs, different, group_of)
+    try:
+        sides, undivided = (dataset.split("train"), dataset.split("val")), None
+    except BadInput as error:
+        sides, undivided = None, str(error)
+    copied, worst = _across(*sides, keys, pairs, different, group_of) if sides else (None, [])
     counts = Counter(labels.tolist())
     return DataReport(
-        data=data,
+        data=dataset.name,
         classes={name: counts[label] for label, name in enumerate(classes)},
         sizes=dict(Counter(size for size in looks.sizes if size).most_common()),
         unreadable=looks.unreadable,
@@ -113,7 +134,8 @@ def check_data(
         near_copies=[names for names in alike.values() if len(names) > 1],
         conflicts=[(keys[a], keys[b]) for a, b in pairs.tolist() if labels[a] != labels[b]],
         groups=suggested,
-        split=split,
+        split={"train": len(sides[0]), "val": len(sides[1])} if sides else None,
+        undivided=undivided,
         copied=copied,
         pairs=worst,
     )
@@ -172,13 +194,14 @@ def _look(
 
 
 def _across(
-    dataset: Dataset, keys: list[str], pairs: np.ndarray, different: np.ndarray, group_of: np.ndarray
-) -> tuple[dict[str, int] | None, float | None, list[tuple[str, str]]]:
-    """Sizes of the split, share of validation images with a copy in training, the closest pair a group."""
-    try:
-        train, val = dataset.split("train"), dataset.split("val")
-    except BadInput:
-        return None, None, []
+    train: Source,
+    val: Source,
+    keys: list[str],
+    pairs: np.ndarray,
+    different: np.ndarray,
+    group_of: np.ndarray,
+) -> tuple[float, list[tuple[str, str]]]:
+    """Share of validation images with a copy in training, and the closest pair of each group."""
     side = dict.fromkeys(train.keys, "train") | dict.fromkeys(val.keys, "val")
     closest: dict[int, tuple[int, str, str]] = {}
     copied = set()
@@ -190,4 +213,4 @@ def _across(
             closest[group] = min(found, closest.get(group, found))
             copied.add(sides["val"])
     worst = [(first, second) for _, first, second in sorted(closest.values())]
-    return {"train": len(train), "val": len(val)}, len(copied) / len(val), worst
+    return len(copied) / len(val), worst

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from resnext_jax.console import Console
-from resnext_jax.data.cells import TABLE_SUFFIXES
 from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.demo import open_demo
 from resnext_jax.data.folder import open_folder
@@ -15,6 +14,7 @@ from resnext_jax.data.preprocessing import Preprocessing
 from resnext_jax.data.sources import Source
 from resnext_jax.data.split import Split
 from resnext_jax.data.table import Columns, open_table
+from resnext_jax.data.walk import TABLE_SUFFIXES
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, NotWith, Range, shown
 

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnext_jax.data.folder import listed
 from resnext_jax.data.sources import Source
-from resnext_jax.errors import BadInput
+from resnext_jax.errors import BadInput, listed
 from resnext_jax.storage import write_whole
 
 IMAGES_FILE = "images.csv.gz"

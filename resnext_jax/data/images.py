@@ -164,6 +164,11 @@ def _note_dark(key: str, top: int) -> None:
 def _reason(error: Exception, data: bytes | None = None) -> str:
     if data == b"":
         return "the file is empty"
+    start = (data or b"")[:64].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer instead of the image; `git lfs pull` fetches that"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page, perhaps of a failed download"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image, or of a kind that the installed Pillow does not read"
     if isinstance(error, Image.DecompressionBombError):

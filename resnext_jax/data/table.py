@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
-import stat
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from resnext_jax.data.cells import Cells, read_cells
 from resnext_jax.data.dataset import SPLITS, Dataset
-from resnext_jax.data.folder import FolderSource, listed
+from resnext_jax.data.folder import FolderSource
+from resnext_jax.data.image_files import ImageFiles
 from resnext_jax.data.split import Split, split_of_name
-from resnext_jax.data.walk import Folder
-from resnext_jax.errors import BadInput
+from resnext_jax.errors import BadInput, listed
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +69,11 @@ def open_table(file: Path, rule: Split, columns: Columns, image_dir: Path | None
     root = image_dir or file.parent
     if not root.is_dir():
         raise FileNotFoundError(f"image_dir={root}: no such folder")
-    files = _Files(root)
+    files = ImageFiles(root)
+    roles = {name: _roles(name) for name in table.cells}
+    if not columns.label and not any("label" in each for each in roles.values()):
+        given = (columns.image, columns.split, columns.group)
+        table = table.with_labels_of([name for name in roles if not roles[name] and name not in given])
     columns = _choose(table, columns, files, grouped=rule.group_by is not None)
     assert columns.image is not None
     assert columns.label is not None
@@ -105,7 +104,13 @@ def open_table(file: Path, rule: Split, columns: Columns, image_dir: Path | None
     return Dataset(str(file), classes, sources, rule)
 
 
-def _choose(table: Cells, columns: Columns, files: _Files, *, grouped: bool) -> Columns:
+def _roles(name: str) -> set[str]:
+    """What a column of this name usually says."""
+    plain = "_".join(name.lower().replace("-", " ").split())
+    return {role for role, usual in _USUAL.items() if plain in usual}
+
+
+def _choose(table: Cells, columns: Columns, files: ImageFiles, *, grouped: bool) -> Columns:
     """Every role's column: the given one, else the only one that is called as usual."""
     names = list(table.cells)
     chosen: dict[str, str | None] = {}
@@ -117,21 +122,23 @@ def _choose(table: Cells, columns: Columns, files: _Files, *, grouped: bool) -> 
     if grouped:
         chosen["group"] = ""
     taken = {name for name in chosen.values() if name}
-    for role, usual in _USUAL.items():
+    for role in _USUAL:
         if chosen[role] is not None:
             continue
-        likely = [
-            name
-            for name in names
-            if "_".join(name.lower().replace("-", " ").split()) in usual and name not in taken
-        ]
+        likely = [name for name in names if role in _roles(name) and name not in taken]
         if role == "image" and len(likely) > 1:
             # An id beside a file name, say: the one that names files.
-            likely = [name for name in likely if any(files.find(value) for value in table.cells[name][:20])]
+            likely = [
+                name
+                for name in likely
+                if any(files.find(value) or files.find_alike(value) for value in table.cells[name][:20])
+            ]
         if len(likely) == 1:
             chosen[role] = likely[0]
             taken.add(likely[0])
         elif role in ("image", "label"):
+            if any(files.find(name) for name in names):
+                raise BadInput(f"{table.file}: its first row is {listed(names)}; expected names of columns")
             what = f"{listed(likely)} may each be it" if likely else f"it has {listed(names)}"
             raise BadInput(f"{table.file}: which column has the {role}s? {what}; name it by {role}_column")
         elif likely:
@@ -145,52 +152,11 @@ def _choose(table: Cells, columns: Columns, files: _Files, *, grouped: bool) -> 
     return Columns(**{role: name or None for role, name in chosen.items()})
 
 
-class _Files:
-    """The images below a folder, found by path or by name, with or without their suffix.
-
-    Args:
-        root: the folder; it is walked only for what does not lie where its path says.
-    """
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def find(self, value: str) -> list[tuple[str, int]]:
-        """Path and bytes of the files that a cell may mean; one, if it is clear."""
-        if not value or "\0" in value:
-            return []
-        path = PurePosixPath(value.replace("\\", "/"))
-        with contextlib.suppress(OSError):
-            status = os.stat(self.root / path)
-            if stat.S_ISREG(status.st_mode):
-                return [(path.as_posix(), status.st_size)]
-        return [
-            (key, size)
-            for key, size in self._by_name.get(path.name, ())
-            # The folders may begin further up or down: /home/me/images/1.jpg, images/1.jpg, 1.jpg.
-            if all(a == b for a, b in zip(_folders(PurePosixPath(key)), _folders(path), strict=False))
-        ]
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[tuple[str, int]]]:
-        found = defaultdict(list)
-        for key, size in Folder(self.root).images:
-            name = PurePosixPath(key).name
-            for called in {name, os.path.splitext(name)[0]}:
-                found[called].append((key, size))
-        return found
-
-
-def _folders(path: PurePosixPath) -> Iterable[str]:
-    """The folders that a file lies in, the nearest first."""
-    return (parent.name for parent in path.parents if parent.name)
-
-
 def _labelled(table: Cells, columns: Columns) -> list[int]:
     """The rows that have a label: all, or all but a test split without any."""
     assert columns.label is not None
     labels = table.cells[columns.label]
-    bare = [row for row, label in enumerate(labels) if not label]
+    bare = [row for row, label in enumerate(labels) if not label or label.lower() == "nan"]
     if not bare:
         return list(range(len(labels)))
     tested = {
@@ -210,11 +176,13 @@ def _labelled(table: Cells, columns: Columns) -> list[int]:
     return [row for row in range(len(labels)) if row not in tested]
 
 
-def _find(table: Cells, column: str, rows: Sequence[int], files: _Files) -> list[tuple[str, int]]:
+def _find(table: Cells, column: str, rows: Sequence[int], files: ImageFiles) -> list[tuple[str, int]]:
     """Path and bytes of each row's image."""
-    found, missing = [], []
+    found, missing, alike = [], [], []
     for row in rows:
         candidates = files.find(table.cells[column][row])
+        if not candidates and (candidates := files.find_alike(table.cells[column][row])):
+            alike.append(row)
         if len(candidates) > 1:
             names = listed([key for key, _ in candidates])
             raise BadInput(
@@ -227,6 +195,13 @@ def _find(table: Cells, column: str, rows: Sequence[int], files: _Files) -> list
         raise FileNotFoundError(
             f"{table.file}: {len(missing)} of {len(rows)} images are not in {files.root}: "
             f"{table.where(missing, column)}; correct column {column!r}, or name the folder by image_dir"
+        )
+    if alike:
+        logger.warning(
+            "%s: %d images have another suffix, case or number of zeros than in the table: %s",
+            table.file,
+            len(alike),
+            table.where(alike, column),
         )
     return found
 
@@ -274,8 +249,8 @@ def _classes(table: Cells, labels: Sequence[str], splits: Sequence[str]) -> tupl
     known = of_split.get("train") or set(labels)
     if strange := sorted(set(labels) - known):
         raise BadInput(f"{table.file}: no train row is of class {listed(strange)}, which other splits have")
-    numbers = all(re.fullmatch(r"-?\d+", name) for name in known)
-    return tuple(sorted(known, key=lambda name: (int(name), name) if numbers else (0, name)))
+    numbers = all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in known)
+    return tuple(sorted(known, key=lambda name: (float(name), name) if numbers else (0, name)))
 
 
 def _groups(

@@ -89,7 +89,11 @@ class TfdsSource:
         # Without decoding: records are stored whole, images included.
         for start in range(0, len(self), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(self)))
-            for i, record in zip(chunk, self._records.__getitems__(list(chunk)), strict=True):
+            try:
+                records = self._records.__getitems__(list(chunk))
+            except RuntimeError as error:  # what array_record raises, whatever is wrong
+                raise _damaged(self._directory, error) from error
+            for i, record in zip(chunk, records, strict=True):
                 yield int(record[self._label]), self._name_of(record, i), len(record[self._image])
 
     @property

@@ -10,13 +10,22 @@ from pathlib import Path
 
 from resnext_jax.data.images import image_suffixes
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+"""Lower-case endings of the files that may list images and their labels."""
+
 # Folders of network storage, file systems and unpackers; hidden ones begin with a dot.
 _LITTER = frozenset(
     {
         "@eadir",
-        "lost+found",
-        "__macosx",
+        "@tmp",
+        "@recycle",
+        "@recently-snapshot",
+        "@__thumb",
         "#recycle",
+        "#snapshot",
+        "lost+found",
+        "found.000",
+        "__macosx",
         "$recycle.bin",
         "system volume information",
         "__pycache__",
@@ -63,6 +72,11 @@ class Folder:
     def others(self) -> Counter[str]:
         """How many files of each other suffix there are, those that are not hidden."""
         return self._content[2]
+
+    @property
+    def tables(self) -> list[Path]:
+        """Tables that lie directly in the folder, by name."""
+        return sorted(path for path in self.path.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
 
     def walk(self) -> Iterator[Folder]:
         """This folder and all below it, each once: by its own path rather than by a link."""

@@ -157,7 +157,7 @@ def print_data_report(report: DataReport, in_users_words: Callable[[str], str] =
     print_table(["class", "images"], [[name, f"{count:,}"] for name, count in report.classes.items()])
     rows = [[name, number, in_users_words(first)] for name, number, first in data_rows(report)]
     print_table(["found", "number", "the first"], rows)
-    print(copied_note(report))
+    print(in_users_words(copied_note(report)))
 
 
 def data_rows(report: DataReport) -> list[tuple[str, str, str]]:
@@ -186,7 +186,7 @@ def group_note(groups: NameGroups) -> str:
 def copied_note(report: DataReport) -> str:
     """How much of the validation is known from training."""
     if report.copied is None or report.split is None:
-        return "these data cannot be divided for training and validation"
+        return f"not divided for training and validation: {report.undivided}"
     return (
         f"{100 * report.copied:.1f} % of the {report.split['val']:,} validation images have a copy among "
         f"the {report.split['train']:,} training images"

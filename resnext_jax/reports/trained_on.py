@@ -1,13 +1,12 @@
 """What a run was trained on, as its page tells it: the division, the classes, copies, unreadable images."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnext_jax.console import Console
-from resnext_jax.data import DataConfig, Dataset, cheap_look, check_data
+from resnext_jax.data import DataConfig, Dataset, cheap_look, check_dataset
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import Predictor
 from resnext_jax.reports.tables import copied_note, data_rows, group_note
@@ -87,8 +86,8 @@ def _cheap(dataset: Dataset) -> tuple[list[Row], str]:
 
 
 def _thorough(config: DataConfig, console: Console) -> tuple[list[Row], str]:
-    options = {field.name: getattr(config, field.name) for field in fields(DataConfig)}
-    with console.task("looking at images", len(config.open().split("all"))) as update:
-        report = check_data(**options, progress=lambda done, _: update(done, ""))
+    dataset = config.open()
+    with console.task("looking at images", len(dataset.split("all"))) as update:
+        report = check_dataset(dataset, workers=config.workers, progress=lambda done, _: update(done, ""))
     note = copied_note(report)
     return data_rows(report), f"{note[0].upper()}{note[1:]}."

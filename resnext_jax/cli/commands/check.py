@@ -1,6 +1,5 @@
 """`resnext-jax data check`."""
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from resnext_jax.console import Console
-from resnext_jax.data import DataConfig, check_data
+from resnext_jax.data import DataConfig, check_dataset
 from resnext_jax.fields import shown
 from resnext_jax.runs import to_json
 
@@ -34,15 +33,15 @@ class Check(DataConfig):
 
         if self.grid:
             grid.check_format(self.grid)
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataConfig)}
-        count = len(self.open().split("all"))
-        with Console(quiet=self.json).task("looking at images", count) as update:
-            report = check_data(**options, progress=lambda done, _: update(done, ""))
+        dataset = self.open()
+        images = dataset.split("all")
+        with Console(quiet=self.json).task("looking at images", len(images)) as update:
+            report = check_dataset(dataset, workers=self.workers, progress=lambda done, _: update(done, ""))
         if self.json:
             print(to_json(report.to_dict()))
         else:
             tables.print_data_report(report, with_flags)
         if self.grid:
             pairs = [*report.pairs, *report.conflicts]
-            if not grid.draw_pairs(self.open().split("all"), pairs, self.grid):
+            if not grid.draw_pairs(images, pairs, self.grid):
                 logger.info("%s: not drawn, as there are no copies", shown(self, "grid"))
