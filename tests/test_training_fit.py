@@ -220,27 +220,43 @@ def test_a_killed_run_goes_on_from_its_last_epoch(config, tmp_path):
     assert_same_run(whole.out, config.out)
 
 
-def test_two_processes_train_as_one(config, tmp_path):
-    """Two processes of two devices each, joined over the loopback, against one process of four."""
-    # Small steps, which do not amplify rounding.
-    config = replace(config, sync_bn=True, devices=None, lr=0.001)
-    whole = replace(config, out=tmp_path / "whole")
-    rj.fit(whole, quiet=True)
+def joined_processes(configs, *flags):
+    """Processes of two devices each, joined over the loopback, ended, and what each printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
         tiny_process(
             config,
-            *("--epochs", "3", "--sync-bn", "--distributed"),
+            *(*flags, "--distributed"),
             XLA_FLAGS="--xla_force_host_platform_device_count=2",
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES="2",
+            JAX_NUM_PROCESSES=str(len(configs)),
             JAX_PROCESS_ID=str(index),
         )
-        for index in range(2)
+        for index, config in enumerate(configs)
     ]
-    outputs = [process.communicate(timeout=300) for process in processes]
+    return processes, [process.communicate(timeout=300) for process in processes]
+
+
+def test_a_process_that_cannot_begin_ends_the_others(config, tmp_path):
+    """One host lacks the data: no other waits for it."""
+    lacking = replace(config, data=str(tmp_path / "nowhere"))
+    processes, outputs = joined_processes([config, lacking], "--epochs", "1")
+    assert [process.returncode for process in processes] == [2, 2], outputs
+    (_, first), (_, second) = outputs
+    assert "error: process 1 of the run cannot go on; its message says why" in first
+    assert "nowhere does not exist" in second
+    assert not list(config.out.glob("checkpoints/*"))
+
+
+def test_two_processes_train_as_one(config, tmp_path):
+    """Two processes of two devices each, joined over the loopback, against one process of four."""
+    # Small steps, which do not amplify rounding.
+    config = replace(config, sync_bn=True, devices=None, lr=0.001)
+    whole = replace(config, out=tmp_path / "whole")
+    rj.fit(whole, quiet=True)
+    processes, outputs = joined_processes([config, config], "--epochs", "3", "--sync-bn")
     assert [process.returncode for process in processes] == [0, 0], outputs
     (_, apart), (_, alone) = read_variables(config.out), read_variables(whole.out)
     for x, y in zip(jax.tree.leaves(apart), jax.tree.leaves(alone), strict=True):

@@ -37,6 +37,15 @@ if sys.argv[1] == "data":
 elif sys.argv[1] == "compile":
     import jax
     jax.stages.Lowered.compile = wait
+elif sys.argv[1] == "validation":
+    from resnext_jax.inference import Evaluator
+    stream = Evaluator.stream
+    def slowly(*arguments):
+        for result in stream(*arguments):
+            print("waiting", flush=True)
+            time.sleep(2)
+            yield result
+    Evaluator.stream = slowly
 from resnext_jax.cli import main
 main(sys.argv[2:])
 """
@@ -88,6 +97,35 @@ def test_a_signal_before_the_first_step_ends_at_once(config, mode, signum):
     if signum == signal.SIGINT:
         assert not config.out.exists()
     fit(replace(config, epochs=1), quiet=True)  # what is left is in nobody's way
+
+
+def test_a_signal_while_validating_ends_between_batches(config, tmp_path):
+    """The epoch's steps are saved; it is validated, and may be the best, when the run goes on."""
+    config = replace(config, val_fraction=0.5)
+    whole = replace(config, out=tmp_path / "whole")
+    fit(whole, quiet=True)
+    started = process("validation", command(config, "--val-fraction", "0.5"))
+    while "waiting" not in started.stdout.readline():
+        assert started.poll() is None, started.communicate()
+    started.send_signal(signal.SIGTERM)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM
+    assert "saved after" in err
+    checkpoints = config.out / "checkpoints"
+    [step] = (path.name for path in checkpoints.iterdir())
+    assert not (checkpoints / step / "metrics").exists()
+    # As if the run had been killed while what was saved is replaced by what was validated.
+    (checkpoints / step).rename(checkpoints / f"{step}.replaced")
+    with pytest.raises(ZeroDivisionError):
+        fit(replace(config, resume=True), writers=[lambda progress: 1 / 0], quiet=True)
+    assert (checkpoints / step / "metrics").exists()
+    fit(replace(config, resume=True), quiet=True)
+    assert rows(config.out) == rows(whole.out)
+    assert not list(checkpoints.glob("*.replaced"))
+    with Checkpoints(config.out) as ours, Checkpoints(whole.out) as theirs:
+        assert [ours.step_of(which) for which in ("best", "latest")] == [
+            theirs.step_of(which) for which in ("best", "latest")
+        ]
 
 
 def wait_for_epochs(config: rj.TrainConfig, started: subprocess.Popen, count: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from resnext_jax.errors import BadInput
@@ -28,6 +29,8 @@ Which = Literal["best", "latest"]
 ITEMS = ("model", "optimizer", "meta")
 UNFINISHED = ".orbax-checkpoint-tmp"
 """In the name of what Orbax has not written to the end."""
+REPLACED = ".replaced"
+"""In the name of a checkpoint whose successor of the same step is not yet written to the end."""
 
 _IN_PLACE: dict[str, Any] = {"in_place": True}
 """Marks what is logged if another checkpoint than the wanted one is read: the exit code tells it, too."""
@@ -103,6 +106,8 @@ class Checkpoints:
     ) -> None:
         """Write a checkpoint in the background; one that is there already is left alone.
 
+        Only one without metrics gives way to one with: it was saved while its epoch was being validated.
+
         Args:
             step: steps made.
             model: `params` and `batch_stats`, on any devices.
@@ -114,7 +119,8 @@ class Checkpoints:
             NotSaved: there is no room for it, or the one before could not be written.
         """
         self._wait()
-        if step in saved_steps(self.directory):
+        exists = step in saved_steps(self.directory)
+        if exists and (metrics is None or (self.folder / str(step) / "metrics").exists()):
             return
         # A copy: the writer works on in the background, and the next step reuses the state's memory.
         model, optimizer = jax.tree.map(lambda x: np.array(x, copy=True), (model, optimizer))
@@ -126,6 +132,8 @@ class Checkpoints:
         )
         if self._manager is None:
             self._clear_unfinished()
+            if exists:
+                self._make_way(step)
             self._manager = self._make_manager()
         try:
             self._manager.save(step, args=args, metrics=metrics)
@@ -223,6 +231,8 @@ class Checkpoints:
             Damaged: no checkpoint is whole; all stay where they are.
             BadInput: the checkpoint has other arrays.
         """
+        if jax.process_index() == 0:
+            self._settle_replaced()
         damaged: dict[int, Damaged] = {}
         found = None
         for step, _ in self._candidates("latest"):
@@ -337,6 +347,8 @@ class Checkpoints:
         try:
             if self._manager is not None:
                 self._manager.wait_until_finished()
+                if jax.process_index() == 0:
+                    self._settle_replaced()
         except (ValueError, OSError) as error:
             raise self._not_saved(error) from None
 
@@ -364,6 +376,23 @@ class Checkpoints:
         if jax.process_index() == 0:
             for folder in self.folder.glob(f"*{UNFINISHED}*"):
                 shutil.rmtree(folder, ignore_errors=True)
+            self._settle_replaced()
+
+    def _make_way(self, step: int) -> None:
+        """Give a checkpoint another name until its successor has its own."""
+        multihost_utils.sync_global_devices("all have seen the checkpoint")
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(self.folder / f"{step}{REPLACED}")
+        multihost_utils.sync_global_devices("the checkpoint has made way")
+
+    def _settle_replaced(self) -> None:
+        """Delete checkpoints whose successor is written; those without one get their name back."""
+        for folder in self.folder.glob(f"*{REPLACED}"):
+            named = folder.with_name(folder.name.removesuffix(REPLACED))
+            if named.exists():
+                shutil.rmtree(folder)
+            else:
+                folder.rename(named)
 
 
 def read_best(directory: Path, *, ema: bool = True) -> tuple[int, Tree, dict[str, Any]]:

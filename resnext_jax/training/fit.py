@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,12 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         checkpoints = stack.enter_context(runs.Checkpoints(config.directory, write=True))
         stop = stack.enter_context(StopRequest())
         saved = time.monotonic()
+
+        def end_if_asked() -> None:
+            if stop.came_here:
+                _save(trainer, checkpoints, must=True)
+                raise _interrupted(trainer, stop.signum)
+
         while not _finished(config, trainer.history):
             name = f"epoch {len(trainer.history) + 1}/{config.epochs}"
             with console.task(name, setup.steps_per_epoch) as update:
@@ -133,7 +139,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
                     if trainer.in_epoch and stopping:
                         raise _interrupted(trainer, stop.signum)
 
-            validated, log_probabilities, row = _validate(trainer, evaluate, console)
+            validated, log_probabilities, row = _validate(trainer, evaluate, console, end_if_asked)
             if not math.isfinite(row["val_loss"]):
                 trainer.diverged(f"the validation loss is {row['val_loss']}")
             trainer.end_epoch(row, lr_scale(config, [*trainer.history, row]))
@@ -274,13 +280,20 @@ def _interrupted(trainer: Trainer, signum: int) -> Interrupted:
     )
 
 
-def _validate(trainer: Trainer, evaluate: Evaluator, console: Console) -> tuple[Images, np.ndarray, Row]:
+def _validate(
+    trainer: Trainer, evaluate: Evaluator, console: Console, after_batch: Callable[[], None]
+) -> tuple[Images, np.ndarray, Row]:
     """The N validation images that can be read; predictions for them, float32 [N, K]; the epoch's row."""
     setup = trainer.setup
     config, images = setup.config, setup.val_images
     start = time.perf_counter()
     with console.task("validating", -(-len(images) // config.batch_size)) as update:
-        log_probabilities, read = evaluate(trainer.state.model, images, config.batch_size, update)
+
+        def told(done: int, note: str) -> None:
+            update(done, note)
+            after_batch()
+
+        log_probabilities, read = evaluate(trainer.state.model, images, config.batch_size, told)
     assert trainer.sums is not None  # the epoch's steps are made
     images = images.subset(read)
     labels = images.labels

@@ -1,4 +1,4 @@
-"""Stopping on request: a signal is noted, and the loop ends at the next step, after saving."""
+"""Stopping on request: a signal is noted, and the loop ends at the next step or batch, after saving."""
 
 import os
 import signal
@@ -57,6 +57,11 @@ class StopRequest:
         """The signal that came."""
         assert self._signum is not None
         return self._signum
+
+    @property
+    def came_here(self) -> bool:
+        """Whether a signal came to the only process of the run, which may stop wherever it is."""
+        return self._signum is not None and jax.process_count() == 1
 
     def requested(self, step: int) -> bool:
         """Whether to stop after this step, the same answer in every process."""
