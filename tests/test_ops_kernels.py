@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import assert_close, normal
+from arrays import assert_close, convolve_in_numpy, normal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import export
@@ -60,35 +60,6 @@ def test_convolutions(case):
     native = jax.jit(partial(value_and_gradients, partial(jax.lax.conv_general_dilated, **arguments)))
     assert "conv_forward" in ours.lower(*operands).as_text()
     assert_close(ours(*operands), native(*operands))
-
-
-def convolve_in_numpy(x, w, g, strides, padding, dilation, groups):
-    """y, dx and dw in float64, tap by tap; g is the cotangent of y."""
-    x, w, g = (np.asarray(a, np.float64) for a in (x, w, g))
-    kh, kw, inputs, outputs = w.shape
-    n, height, width, _ = g.shape
-    by_group = (groups, -1)
-    padded = np.pad(x, ((0, 0), *padding, (0, 0))).reshape(
-        n, x.shape[1] + sum(padding[0]), -1, groups, inputs
-    )
-    g = g.reshape(n, height, width, *by_group)
-    y, dx, dw = (
-        np.zeros_like(g),
-        np.zeros_like(padded),
-        np.zeros((kh, kw, inputs, *by_group[:1], outputs // groups)),
-    )
-    for i, j in np.ndindex(kh, kw):
-        rows, columns = (
-            slice(k * d, k * d + (size - 1) * s + 1, s)
-            for k, d, size, s in zip((i, j), dilation, (height, width), strides, strict=True)
-        )
-        tap = w[i, j].reshape(inputs, groups, -1)
-        y += np.einsum("nhwgc,cgo->nhwgo", padded[:, rows, columns], tap)
-        dx[:, rows, columns] += np.einsum("nhwgo,cgo->nhwgc", g, tap)
-        dw[i, j] += np.einsum("nhwgc,nhwgo->cgo", padded[:, rows, columns], g)
-    (top, _), (left, _) = padding
-    dx = dx[:, top : top + x.shape[1], left : left + x.shape[2]]
-    return y.reshape(*y.shape[:3], -1), dx.reshape(x.shape), dw.reshape(w.shape)
 
 
 @st.composite
@@ -193,12 +164,13 @@ def batch_norm(x, scale, bias, relu):
 
 
 @pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "shape", [(3, 7, 5, 24), (2, 3, 3, 13), (600, 5), (1, 1, 1, 8), (2, 40, 31, 64)], ids=str
 )
-def test_batch_norm_is_that_without_kernels(shape, relu, monkeypatch):
+def test_batch_norm_is_that_without_kernels(shape, dtype, relu, monkeypatch):
     channels = shape[-1]
-    operands = 2 * normal(shape) + 5, normal(channels, 1), normal(channels, 2)
+    operands = 2 * normal(shape, dtype=dtype) + 5, normal(channels, 1), normal(channels, 2)
 
     def run():
         step = jax.jit(
@@ -207,12 +179,12 @@ def test_batch_norm_is_that_without_kernels(shape, relu, monkeypatch):
         return step.lower(*operands).as_text(), step(*operands)
 
     text, actual = run()
-    assert "batch_norm_moments" in text
+    assert ("batch_norm_moments_bf16" if dtype == "bfloat16" else "batch_norm_moments.") in text
     assert "batch_norm_sums" in text
     monkeypatch.setattr(cpp_kernels, "lanes", lambda: 0)
     text, expected = run()
     assert "batch_norm_" not in text
-    assert_close(actual, expected)
+    assert_close(actual, expected, 2e-5 if dtype == "float32" else 1e-2)
 
 
 def network(x, w):

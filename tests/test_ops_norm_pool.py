@@ -16,10 +16,10 @@ from resnext_jax import ops
 
 def plain_batch_norm(x, scale, bias, epsilon, axis_name=None, relu=False):
     assert axis_name is None
-    x = x.astype(jnp.float32)
+    dtype, x = x.dtype, x.astype(jnp.float32)
     mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
     y = (x - mean) / jnp.sqrt(var + epsilon) * scale + bias
-    return jax.nn.relu(y) if relu else y, mean, var
+    return (jax.nn.relu(y) if relu else y).astype(dtype), mean, var
 
 
 def loss(norm, relu, *operands):

@@ -30,7 +30,8 @@ def batch_norm(
         relu: put negative results to 0.
 
     Returns:
-        y [..., C] float32, mean [C] and biased variance [C] (as exact beside a large mean as two passes).
+        y [..., C] of the type of x; mean [C] and biased variance [C], float32, as exact beside a large mean
+        as two passes.
     """
     mean, var = moments_p.bind(x)
     if axis_name is not None:
@@ -38,7 +39,7 @@ def batch_norm(
         mean = jax.lax.pmean(own, axis_name)
         var = jax.lax.pmean(var + jnp.square(own - mean), axis_name)
     y = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
-    return jnp.maximum(y, 0) if relu else y, mean, var
+    return (jnp.maximum(y, 0) if relu else y).astype(x.dtype), mean, var
 
 
 @batch_norm.defjvp
@@ -46,7 +47,6 @@ def _batch_norm_jvp(epsilon, axis_name, relu, primals, tangents):
     x, scale, bias = primals
     dx, dscale, dbias = tangents
     y, mean, var = batch_norm(x, scale, bias, epsilon, axis_name, relu)
-    dx = dx.astype(jnp.float32)
     inverse = jax.lax.rsqrt(var + epsilon)
     factor = inverse * scale
     # Products with [C] come after the sums: the transpose then sums the cotangent itself, and no scaled copy.
@@ -56,5 +56,6 @@ def _batch_norm_jvp(epsilon, axis_name, relu, primals, tangents):
         covariance, dmean = jax.lax.pmean((covariance, dmean), axis_name)
     slope = inverse * dscale - factor * jnp.square(inverse) * covariance
     (dy,) = spread_p.bind(*vary_alike(slope, dbias - factor * dmean, x, mean, factor, bias), relu=relu)
-    direct = where_positive((x.astype(jnp.float32) - mean) * factor + bias, dx) if relu else dx
-    return (y, mean, var), (dy + factor * direct, dmean, 2 * covariance)
+    direct = dx.astype(jnp.float32)
+    direct = where_positive((x.astype(jnp.float32) - mean) * factor + bias, direct) if relu else direct
+    return (y, mean, var), (dy + (factor * direct).astype(x.dtype), dmean, 2 * covariance)

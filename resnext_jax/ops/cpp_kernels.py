@@ -4,10 +4,14 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import mlir
 
 from resnext_jax.ops import cpp_library
+
+SUFFIXES = {jnp.dtype("float32"): "", jnp.dtype("bfloat16"): "_bf16"}
+"""How the names of kernels of a type end."""
 
 
 @cache
@@ -17,15 +21,32 @@ def lanes() -> int:
     return 0 if library is None else library.functions.resnext_jax_lanes()
 
 
-def lanes_in(context: mlir.LoweringRuleContext) -> int:
-    """Floats in a vector of the kernels; 0 if the program may not call them with its operands.
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether the kernels multiply bfloat16: the processor has instructions for it (AVX512_BF16, AMX)."""
+    library = cpp_library.library()
+    return library is not None and library.functions.resnext_jax_bfloat16() > 0
 
-    An exported program calls none, as it is for any machine. Operands are float32, and none is empty.
+
+def suffix_of(context: mlir.LoweringRuleContext, arrays: int) -> str | None:
+    """How the names of the kernels for these operands end: "" for float32, "_bf16" for bfloat16.
+
+    Args:
+        context: of the lowering.
+        arrays: how many of the first operands must have one type; the kernels take others as float32.
+
+    Returns:
+        None if the program may not call kernels: there are none, an operand is empty or of another type, or
+        the program is exported, as it is then for any machine.
     """
-    if context.module_context.lowering_parameters.for_export:
-        return 0
-    arrays: Any = context.avals_in
-    return lanes() if all(a.dtype == np.float32 and a.size > 0 for a in arrays) else 0
+    operands: Any = context.avals_in
+    if context.module_context.lowering_parameters.for_export or lanes() == 0:
+        return None
+    dtype = operands[0].dtype
+    if dtype not in SUFFIXES or not all(a.size > 0 for a in operands):
+        return None
+    expected = [dtype] * arrays + [np.float32] * (len(operands) - arrays)
+    return SUFFIXES[dtype] if [a.dtype for a in operands] == expected else None
 
 
 def lower(kernel: str, context: mlir.LoweringRuleContext, *operands: Any, **attributes: Any) -> Any:
@@ -33,7 +54,7 @@ def lower(kernel: str, context: mlir.LoweringRuleContext, *operands: Any, **attr
 
     Args:
         kernel: name of a handler in `kernels/kernels.cc`.
-        context: of the lowering; `lanes_in` must be positive.
+        context: of the lowering, in which the kernel may be called (`suffix_of`).
         operands: the kernel's, in its order.
         attributes: the kernel's, by name.
     """

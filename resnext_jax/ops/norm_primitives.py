@@ -6,8 +6,9 @@
 
 With `relu`, the mark ' sets a value to zero if (x - mean) factor + bias is not positive; without, it does
 nothing. Sums and spread are linear in the operands before the semicolon, and each is the other's transpose.
-Arrays are [..., C], vectors [C]; results are float32. On CPU, C++ kernels compute moments and sums of float32
-operands. In all other cases XLA lowers the functions below.
+Arrays are [..., C], vectors [C] of float32. Sums are float32; what spread returns has the type of x, so that
+gradients are read and written in it. On CPU, C++ kernels compute moments and sums if the arrays are all
+float32 or all bfloat16. In all other cases XLA lowers the functions below.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ def sums(
 ) -> Arrays:
     """Sums over the pixels of g (x - mean) and of g."""
     centred = x.astype(jnp.float32) - mean
+    g = g.astype(jnp.float32)
     g = where_positive(centred * factor + bias, g) if relu else g
     axes = tuple(range(x.ndim - 1))
     return jnp.sum(g * centred, axes), jnp.sum(g, axes)
@@ -55,7 +57,8 @@ def spread(
     """(x - mean) slope + shift."""
     centred = x.astype(jnp.float32) - mean
     y = centred * slope + shift
-    return [where_positive(centred * factor + bias, y) if relu else y]
+    y = where_positive(centred * factor + bias, y) if relu else y
+    return [y.astype(x.dtype)]
 
 
 def where_positive(condition: jax.Array, x: jax.Array) -> jax.Array:
@@ -63,13 +66,14 @@ def where_positive(condition: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(condition > 0, x, 0)
 
 
-def _primitive(name: str, native: Callable[..., Arrays], *, has_kernel: bool) -> Primitive:
+def _primitive(name: str, native: Callable[..., Arrays], *, kernel_arrays: int = 0) -> Primitive:
     """A primitive that computes what a function does.
 
     Args:
         name: its name in a jaxpr.
         native: the function.
-        has_kernel: a C++ kernel of the same name computes it on CPU, if all operands are float32.
+        kernel_arrays: if positive, a C++ kernel of the same name computes it on CPU. As many of its first
+            operands are arrays, of one type; the others are vectors.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -93,11 +97,12 @@ def _primitive(name: str, native: Callable[..., Arrays], *, has_kernel: bool) ->
 
     lower_native = mlir.lower_fun(native, multiple_results=True)
     mlir.register_lowering(primitive, lower_native)
-    if has_kernel:
+    if kernel_arrays:
 
         def lower_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
-            if cpp_kernels.lanes_in(context) > 0:
-                return cpp_kernels.lower(name, context, *operands, **params)
+            suffix = cpp_kernels.suffix_of(context, kernel_arrays)
+            if suffix is not None:
+                return cpp_kernels.lower(name + suffix, context, *operands, **params)
             return lower_native(context, *operands, **params)
 
         mlir.register_lowering(primitive, lower_cpu, platform="cpu")
@@ -130,7 +135,8 @@ def _are_zero(tangents: Arrays) -> bool:
 
 def _transpose_sums(cotangents: Arrays, g: Any, *operands: jax.Array, relu: bool) -> list:
     slope, shift = map(ad.instantiate_zeros, cotangents)
-    return [*spread_p.bind(slope, shift, *operands, relu=relu), *[None] * len(operands)]
+    (spread_,) = spread_p.bind(slope, shift, *operands, relu=relu)
+    return [spread_.astype(g.aval.dtype), *[None] * len(operands)]
 
 
 def _transpose_spread(cotangents: Arrays, slope: Any, shift: Any, *operands: jax.Array, relu: bool) -> list:
@@ -139,9 +145,9 @@ def _transpose_spread(cotangents: Arrays, slope: Any, shift: Any, *operands: jax
     return [r if w else None for r, w in zip(results, wanted, strict=True)] + [None] * len(operands)
 
 
-moments_p = _primitive("batch_norm_moments", moments, has_kernel=True)
-sums_p = _primitive("batch_norm_sums", sums, has_kernel=True)
-spread_p = _primitive("batch_norm_spread", spread, has_kernel=False)
+moments_p = _primitive("batch_norm_moments", moments, kernel_arrays=1)
+sums_p = _primitive("batch_norm_sums", sums, kernel_arrays=2)
+spread_p = _primitive("batch_norm_spread", spread)
 _define_jvp(sums_p, sums, 1)
 _define_jvp(spread_p, spread, 2)
 ad.primitive_transposes[sums_p] = _transpose_sums

@@ -26,18 +26,21 @@ VARIABLE = "RESNEXT_JAX_GROUPED"
 ACCELERATORS = {"tpu": "merged", "cuda": "native", "rocm": "native"}
 
 
-def choose(operator: Operator, spec: ConvSpec, lanes: int) -> Lowering:
+def choose(operator: Operator, spec: ConvSpec, lanes: int, *, multiplies_bfloat16: bool = False) -> Lowering:
     """The lowering that computes an operator on CPU.
 
     Args:
         operator: the convolution or one of its gradients.
         spec: the convolution.
         lanes: floats in a vector of the C++ kernels; 0 if the program may not call them.
+        multiplies_bfloat16: whether the operands are bfloat16 and the C++ kernels multiply that.
 
     Returns:
         "cpp" (a C++ kernel), "dot" (one matrix product), "merged" (one dense convolution for each block of
         groups), "im2col" (one matrix product over all windows) or "native" (XLA's own).
     """
+    if multiplies_bfloat16:
+        return "cpp"  # of every shape
     has_cpp = lanes > 0 and _fills_vectors(operator, spec, lanes)
     if spec.kernel_shape[:2] == (1, 1) and spec.groups == 1:
         # XLA does matrix products well, but it cannot divide a sum over many pixels among threads.
@@ -108,12 +111,24 @@ def _lower_on_accelerator(
 
 
 def _lower(operator: Operator, context: mlir.LoweringRuleContext, a: Any, b: Any, *, spec: ConvSpec) -> Any:
-    if choose(operator, spec, cpp_kernels.lanes_in(context)) == "cpp":
+    suffix = cpp_kernels.suffix_of(context, 2)
+    is_bfloat16 = suffix == "_bf16"
+    if is_bfloat16 and not cpp_kernels.multiplies_bfloat16():
+        function = partial(_as_float32, operator, spec=spec)
+        return mlir.lower_fun(function, multiple_results=False)(context, a, b)
+    lanes = 0 if suffix is None else cpp_kernels.lanes()
+    if choose(operator, spec, lanes, multiplies_bfloat16=is_bfloat16) == "cpp":
         (top, _), (left, _) = spec.padding
         attributes = {"strides": spec.strides, "padding": (top, left), "dilation": spec.dilation}
         attributes = {name: np.array(pair, np.int64) for name, pair in attributes.items()}
-        return cpp_kernels.lower(f"conv_{operator}", context, a, b, **attributes)
+        return cpp_kernels.lower(f"conv_{operator}{suffix}", context, a, b, **attributes)
     return mlir.lower_fun(in_jax(operator, spec), multiple_results=False)(context, a, b)
+
+
+def _as_float32(operator: Operator, a: jax.Array, b: jax.Array, *, spec: ConvSpec) -> jax.Array:
+    """An operator of bfloat16 on a processor that has no instructions for it."""
+    result = PRIMITIVES[operator].bind(a.astype(np.float32), b.astype(np.float32), spec=spec)
+    return result.astype(a.dtype)
 
 
 PRIMITIVES: dict[Operator, Any] = {

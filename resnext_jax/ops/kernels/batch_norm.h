@@ -1,4 +1,4 @@
-// Sums of batch normalisation over the pixels of x [pixels, channels].
+// Sums of batch normalisation over the pixels of x [pixels, channels], float32 or bfloat16.
 //
 // Chunks of neighbouring pixels are work items. Each reads its pixels once and adds them up in float32, in
 // sums that stay in the cache; the chunks' sums are added up in float64 and in order, so threads do not
@@ -32,11 +32,29 @@ struct Chunks {
   int64_t start(int64_t chunk) const { return chunk * each * channels; }  // in x
 };
 
-// Vectors of channels, or single ones.
+// Vectors of channels, or single ones, as floats.
 template <typename V>
 V Get(const float* p) {
   V v;
   std::memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+// bfloat16: the upper half of a float.
+template <typename V>
+V Get(const uint16_t* p) {
+  typedef std::conditional_t<std::is_same_v<V, float>, uint16_t, HalfVec> Half;
+  typedef std::conditional_t<std::is_same_v<V, float>, uint32_t, UnsignedVec> Whole;
+  Half half;
+  std::memcpy(&half, p, sizeof(half));
+  Whole whole;
+  if constexpr (std::is_same_v<V, float>)
+    whole = half;
+  else
+    whole = __builtin_convertvector(half, UnsignedVec);
+  whole <<= 16;
+  V v;
+  std::memcpy(&v, &whole, sizeof(V));
   return v;
 }
 
@@ -62,8 +80,8 @@ void ForRuns(int64_t pixels, int64_t channels, const Add& add) {
 }
 
 // Adds to the sums of x - shift and of its square.
-inline void AddMoments(int64_t pixels, int64_t channels, const float* x, const float* shift, float* sum,
-                       float* square) {
+template <typename T, typename S>
+void AddMoments(int64_t pixels, int64_t channels, const T* x, const S* shift, float* sum, float* square) {
   ForRuns(pixels, channels, [=](auto zero, int64_t pixel, auto count, int64_t c) {
     using V = decltype(zero);
     V s = zero, q = zero;
@@ -78,16 +96,17 @@ inline void AddMoments(int64_t pixels, int64_t channels, const float* x, const f
 // Mean and biased variance. Each chunk is seen from the mean of a quarter of its pixels, so that neither a
 // large mean nor a pixel far off cancels much: squares seen from there are at most 5 times those seen from
 // the chunk's mean.
-inline void Moments(ffi::ThreadPool& pool, const Chunks& chunks, const float* x, float* mean, float* var) {
+template <typename T>
+void Moments(ffi::ThreadPool& pool, const Chunks& chunks, const T* x, float* mean, float* var) {
   const int64_t channels = chunks.channels;
   // Of each chunk: where it is seen from, the sum of x seen from there, and that of its square.
   std::vector<float> parts(chunks.count * 3 * channels);
   ParallelFor(pool, chunks.count, [&](int64_t chunk) {
     float *shift = parts.data() + chunk * 3 * channels, *sum = shift + channels, *square = sum + channels;
-    const float* pixels = x + chunks.start(chunk);
+    const T* pixels = x + chunks.start(chunk);
     const int64_t quarter = (chunks.size(chunk) + 3) / 4;
     AddMoments(quarter, channels, pixels, pixels, sum, square);
-    for (int64_t c = 0; c < channels; ++c) shift[c] = pixels[c] + sum[c] / quarter;
+    for (int64_t c = 0; c < channels; ++c) shift[c] = Get<float>(pixels + c) + sum[c] / quarter;
     std::fill(sum, square + channels, 0.0f);
     AddMoments(chunks.size(chunk), channels, pixels, shift, sum, square);
   });
@@ -112,9 +131,9 @@ inline void Moments(ffi::ThreadPool& pool, const Chunks& chunks, const float* x,
 
 // Adds to the sums of g (x - mean) and of g. With Relu, g is 0 where (x - mean) factor + bias is not
 // positive.
-template <bool Relu>
-void AddSums(int64_t pixels, int64_t channels, const float* g, const float* x, const float* mean,
-             const float* factor, const float* bias, float* product, float* sum) {
+template <bool Relu, typename T>
+void AddSums(int64_t pixels, int64_t channels, const T* g, const T* x, const float* mean, const float* factor,
+             const float* bias, float* product, float* sum) {
   ForRuns(pixels, channels, [=](auto zero, int64_t pixel, auto count, int64_t c) {
     using V = decltype(zero);
     V s = zero, q = zero;
@@ -128,15 +147,16 @@ void AddSums(int64_t pixels, int64_t channels, const float* g, const float* x, c
   });
 }
 
-inline void Sums(ffi::ThreadPool& pool, const Chunks& chunks, bool relu, const float* g, const float* x,
-                 const float* mean, const float* factor, const float* bias, float* product, float* sum) {
+template <typename T>
+void Sums(ffi::ThreadPool& pool, const Chunks& chunks, bool relu, const T* g, const T* x, const float* mean,
+          const float* factor, const float* bias, float* product, float* sum) {
   const int64_t channels = chunks.channels;
   std::vector<float> sums(chunks.count * 2 * channels);
   ParallelFor(pool, chunks.count, [&](int64_t chunk) {
     const int64_t start = chunks.start(chunk);
     float* own = sums.data() + chunk * 2 * channels;
-    (relu ? AddSums<true> : AddSums<false>)(chunks.size(chunk), channels, g + start, x + start, mean, factor,
-                                            bias, own, own + channels);
+    (relu ? AddSums<true, T> : AddSums<false, T>)(chunks.size(chunk), channels, g + start, x + start, mean,
+                                                  factor, bias, own, own + channels);
   });
   std::vector<double> total(2 * channels);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk)

@@ -8,6 +8,10 @@
 #include <string>
 
 #include "batch_norm.h"
+#if defined(__AVX512BF16__)
+#include "conv_bf16_correlate.h"
+#include "conv_bf16_kernel_grad.h"
+#endif
 #include "conv_correlate.h"
 #include "conv_kernel_grad.h"
 #include "conv_shape.h"
@@ -71,38 +75,67 @@ ffi::Error CheckGroups(int64_t channels, int64_t width, int64_t depth) {
                                      std::to_string(kLanes));
 }
 
-ffi::Error ConvForward(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, Array x, Array w,
-                       Result y) {
+// The kernels of one type. Run computes results of s.
+struct Float32 {
+  static constexpr ffi::DataType kType = ffi::F32;
+  static ffi::Error Check(const conv::Shape& s, bool transposed) {
+    return transposed ? CheckGroups(s.x.c, s.inputs(), s.outputs())
+                      : CheckGroups(s.y.c, s.outputs(), s.inputs());
+  }
+  static constexpr auto Correlate = conv::Correlate;
+  static constexpr auto KernelGrad = conv::KernelGrad;
+};
+
+#if defined(__AVX512BF16__)
+struct Bfloat16 {
+  static constexpr ffi::DataType kType = ffi::BF16;
+  static ffi::Error Check(const conv::Shape&, bool) { return ffi::Error::Success(); }
+  static constexpr auto Correlate = conv_bf16::Correlate;
+  static constexpr auto KernelGrad = conv_bf16::KernelGrad;
+};
+#endif
+
+template <typename Type>
+using ArrayOf = ffi::Buffer<Type::kType>;
+template <typename Type>
+using ResultOf = ffi::ResultBuffer<Type::kType>;
+
+template <typename Type>
+ffi::Error ConvForward(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, ArrayOf<Type> x,
+                       ArrayOf<Type> w, ResultOf<Type> y) {
   conv::Shape s;
   ffi::Error error =
       ReadShape(x.dimensions(), w.dimensions(), y->dimensions(), {strides, padding, dilation}, s);
-  if (error.success()) error = CheckGroups(s.y.c, s.outputs(), s.inputs());
-  if (error.success()) conv::Correlate(pool, s, false, x.typed_data(), w.typed_data(), y->typed_data());
+  if (error.success()) error = Type::Check(s, false);
+  if (error.success()) Type::Correlate(pool, s, false, x.typed_data(), w.typed_data(), y->typed_data());
   return error;
 }
 
-ffi::Error ConvInputGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, Array g, Array w,
-                         Result dx) {
+template <typename Type>
+ffi::Error ConvInputGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, ArrayOf<Type> g,
+                         ArrayOf<Type> w, ResultOf<Type> dx) {
   conv::Shape s;
   ffi::Error error =
       ReadShape(dx->dimensions(), w.dimensions(), g.dimensions(), {strides, padding, dilation}, s);
-  if (error.success()) error = CheckGroups(s.x.c, s.inputs(), s.outputs());
-  if (error.success()) conv::Correlate(pool, s, true, g.typed_data(), w.typed_data(), dx->typed_data());
+  if (error.success()) error = Type::Check(s, true);
+  if (error.success()) Type::Correlate(pool, s, true, g.typed_data(), w.typed_data(), dx->typed_data());
   return error;
 }
 
-ffi::Error ConvKernelGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, Array x,
-                          Array g, Result dw) {
+template <typename Type>
+ffi::Error ConvKernelGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, ArrayOf<Type> x,
+                          ArrayOf<Type> g, ResultOf<Type> dw) {
   conv::Shape s;
   ffi::Error error =
       ReadShape(x.dimensions(), dw->dimensions(), g.dimensions(), {strides, padding, dilation}, s);
-  if (error.success()) error = CheckGroups(s.y.c, s.outputs(), s.inputs());
-  if (error.success()) conv::KernelGrad(pool, s, x.typed_data(), g.typed_data(), dw->typed_data());
+  if (error.success()) error = Type::Check(s, false);
+  if (error.success()) Type::KernelGrad(pool, s, x.typed_data(), g.typed_data(), dw->typed_data());
   return error;
 }
 
 // The pixels of x [..., C], cut into chunks.
-batch_norm::Chunks ChunksOf(const Array& x) {
+template <ffi::DataType Type>
+batch_norm::Chunks ChunksOf(const ffi::Buffer<Type>& x) {
   const int64_t channels = x.dimensions().back();
   return {static_cast<int64_t>(x.element_count()) / channels, channels};
 }
@@ -117,15 +150,17 @@ ffi::Error CheckChannels(Sizes x, std::initializer_list<Sizes> vectors) {
   return ffi::Error::Success();
 }
 
-ffi::Error BatchNormMoments(ffi::ThreadPool pool, Array x, Result mean, Result var) {
+template <ffi::DataType Type>
+ffi::Error BatchNormMoments(ffi::ThreadPool pool, ffi::Buffer<Type> x, Result mean, Result var) {
   const ffi::Error error = CheckChannels(x.dimensions(), {mean->dimensions(), var->dimensions()});
   if (error.success())
     batch_norm::Moments(pool, ChunksOf(x), x.typed_data(), mean->typed_data(), var->typed_data());
   return error;
 }
 
-ffi::Error BatchNormSums(ffi::ThreadPool pool, bool relu, Array g, Array x, Array mean, Array factor,
-                         Array bias, Result product, Result sum) {
+template <ffi::DataType Type>
+ffi::Error BatchNormSums(ffi::ThreadPool pool, bool relu, ffi::Buffer<Type> g, ffi::Buffer<Type> x,
+                         Array mean, Array factor, Array bias, Result product, Result sum) {
   if (g.element_count() != x.element_count())
     return ffi::Error::InvalidArgument("batch norm of x " + Text(x.dimensions()) + " with gradients " +
                                        Text(g.dimensions()) + ": expected the same shape");
@@ -140,34 +175,49 @@ ffi::Error BatchNormSums(ffi::ThreadPool pool, bool relu, Array g, Array x, Arra
 
 }  // namespace
 
-#define RESNEXT_JAX_CONV_HANDLER(name, function)             \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function,              \
+#define RESNEXT_JAX_CONV_HANDLER(name, function, Type)       \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function<Type>,        \
                                 ffi::Ffi::Bind()             \
                                     .Ctx<ffi::ThreadPool>()  \
                                     .Attr<Sizes>("strides")  \
                                     .Attr<Sizes>("padding")  \
                                     .Attr<Sizes>("dilation") \
-                                    .Arg<Array>()            \
-                                    .Arg<Array>()            \
+                                    .Arg<ArrayOf<Type>>()    \
+                                    .Arg<ArrayOf<Type>>()    \
+                                    .Ret<ArrayOf<Type>>())
+
+RESNEXT_JAX_CONV_HANDLER(conv_forward, ConvForward, Float32);
+RESNEXT_JAX_CONV_HANDLER(conv_input_grad, ConvInputGrad, Float32);
+RESNEXT_JAX_CONV_HANDLER(conv_kernel_grad, ConvKernelGrad, Float32);
+
+#if defined(__AVX512BF16__)
+RESNEXT_JAX_CONV_HANDLER(conv_forward_bf16, ConvForward, Bfloat16);
+RESNEXT_JAX_CONV_HANDLER(conv_input_grad_bf16, ConvInputGrad, Bfloat16);
+RESNEXT_JAX_CONV_HANDLER(conv_kernel_grad_bf16, ConvKernelGrad, Bfloat16);
+
+// How bfloat16 is multiplied: 2 in the matrix unit, 1 in vectors.
+extern "C" int resnext_jax_bfloat16() { return bf16::HasMatrixUnit() ? 2 : 1; }
+#else
+extern "C" int resnext_jax_bfloat16() { return 0; }
+#endif
+
+#define RESNEXT_JAX_BATCH_NORM_HANDLERS(suffix, Type)                                              \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                   \
+      batch_norm_moments##suffix, BatchNormMoments<Type>,                                          \
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<Type>>().Ret<Array>().Ret<Array>()); \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_sums##suffix, BatchNormSums<Type>,                      \
+                                ffi::Ffi::Bind()                                                   \
+                                    .Ctx<ffi::ThreadPool>()                                        \
+                                    .Attr<bool>("relu")                                            \
+                                    .Arg<ffi::Buffer<Type>>()                                      \
+                                    .Arg<ffi::Buffer<Type>>()                                      \
+                                    .Arg<Array>()                                                  \
+                                    .Arg<Array>()                                                  \
+                                    .Arg<Array>()                                                  \
+                                    .Ret<Array>()                                                  \
                                     .Ret<Array>())
 
-RESNEXT_JAX_CONV_HANDLER(conv_forward, ConvForward);
-RESNEXT_JAX_CONV_HANDLER(conv_input_grad, ConvInputGrad);
-RESNEXT_JAX_CONV_HANDLER(conv_kernel_grad, ConvKernelGrad);
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_moments, BatchNormMoments,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>().Ret<Array>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_sums, BatchNormSums,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<bool>("relu")
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>());
+RESNEXT_JAX_BATCH_NORM_HANDLERS(, ffi::F32);
+RESNEXT_JAX_BATCH_NORM_HANDLERS(_bf16, ffi::BF16);
 
 extern "C" int resnext_jax_lanes() { return kLanes; }
