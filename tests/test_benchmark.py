@@ -33,6 +33,18 @@ def test_step_of_every_implementation():
     assert all(word in table for word in ("tiny train, batch 2, 16 px", "ours", "torch", "flax"))
 
 
+@pytest.mark.slow  # torch compiles for a minute
+def test_bfloat16_and_compiled_torch():
+    pytest.importorskip("torch")
+    against = ("torch", "torch-compiled")
+    options = {"batch_size": 2, "image_size": 16, "dtype": "bfloat16", "against": against, "rounds": 3}
+    result = run_benchmark(BenchmarkOptions(**options), TINY)
+    (row,) = result["rows"]
+    assert row["implementations"]["torch-compiled"]["compile_seconds"] > 0
+    assert set(row["ratio"]) == {*against}
+    assert "16 px, bfloat16" in format_benchmark(result)
+
+
 def test_layers_are_the_models_convolutions():
     counts = count_convolutions(StepCase(TINY, train=True, batch_size=2, image_size=16))
     convs = [

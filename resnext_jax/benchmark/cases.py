@@ -18,6 +18,7 @@ class StepCase:
     train: bool
     batch_size: int
     image_size: int
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class LayerCase:
     padding: tuple[tuple[int, int], ...]
     groups: int
     train: bool
+    dtype: str = "float32"
 
     @property
     def name(self) -> str:
@@ -48,7 +50,7 @@ def count_convolutions(step: StepCase) -> dict[LayerCase, int]:
     def record(lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Any, **rest: Any):
         groups = rest["feature_group_count"]
         strides, padding = tuple(window_strides), tuple((int(low), int(high)) for low, high in padding)
-        case = LayerCase(lhs.shape, rhs.shape, strides, padding, groups, step.train)
+        case = LayerCase(lhs.shape, rhs.shape, strides, padding, groups, step.train, step.dtype)
         counts[case] = counts.get(case, 0) + 1
         return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **rest)
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -31,7 +32,8 @@ def prepare_jax(case: StepCase | LayerCase, *, ours: bool) -> tuple[Callable[[],
     convolution = ops.conv_general_dilated if ours else jax.lax.conv_general_dilated
     if isinstance(case, LayerCase):
         return _layer(case, convolution)
-    model = ResNet(case.config, conv_general_dilated=convolution, rngs=nnx.Rngs(0))
+    dtype = jnp.dtype(case.dtype)
+    model = ResNet(case.config, dtype=dtype, conv_general_dilated=convolution, rngs=nnx.Rngs(0))
     prepare = train_step if case.train else eval_step
     return prepare(model, case.batch_size, case.image_size)
 
@@ -93,8 +95,8 @@ def random_batch(batch_size: int, image_size: int, num_classes: int) -> dict[str
 
 
 def _layer(case: LayerCase, convolution: Convolution) -> tuple[Callable[[], None], float]:
-    x = jax.random.normal(jax.random.key(0), case.input_shape)
-    w = jax.random.normal(jax.random.key(1), case.kernel_shape)
+    x = jax.random.normal(jax.random.key(0), case.input_shape, case.dtype)
+    w = jax.random.normal(jax.random.key(1), case.kernel_shape, case.dtype)
     convolve = partial(
         convolution,
         window_strides=case.strides,
@@ -104,7 +106,8 @@ def _layer(case: LayerCase, convolution: Convolution) -> tuple[Callable[[], None
     )
     arguments = (x, w)
     if case.train:
-        arguments += (jax.random.normal(jax.random.key(2), jax.eval_shape(convolve, x, w).shape),)
+        shape = jax.eval_shape(convolve, x, w).shape
+        arguments += (jax.random.normal(jax.random.key(2), shape, case.dtype),)
 
     def forward_and_gradients(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[Any, ...]:
         y, vjp = jax.vjp(convolve, x, w)

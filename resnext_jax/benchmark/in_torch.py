@@ -1,6 +1,7 @@
-"""The cases in PyTorch, channels last."""
+"""The cases in PyTorch, channels last: as they are, and compiled; bfloat16 by autocast."""
 
 import importlib.util
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +30,13 @@ def check_torch(config: ResNetConfig) -> None:
         )
 
 
-def prepare_torch(case: StepCase | LayerCase) -> tuple[Callable[[], None], float]:
-    """What runs a case once in torch, channels last; it is not compiled."""
+def prepare_torch(case: StepCase | LayerCase, *, compiled: bool = False) -> tuple[Callable[[], None], float]:
+    """What runs a case once in torch, channels last; and the seconds that compiling took.
+
+    Args:
+        case: what to run.
+        compiled: by `torch.compile`.
+    """
     import torch
 
     def channels_last(*shape: int) -> torch.Tensor:
@@ -42,39 +48,62 @@ def prepare_torch(case: StepCase | LayerCase) -> tuple[Callable[[], None], float
         conv: Any = torch.nn.Conv2d(
             inputs, outputs, (kh, kw), (down, across), (top, left), groups=case.groups, bias=False
         )
-        conv = conv.to(memory_format=torch.channels_last)
-        x = channels_last(n, inputs, height, width).requires_grad_(case.train)
+        dtype = getattr(torch, case.dtype)
+        conv = conv.to(memory_format=torch.channels_last, dtype=dtype)
+        x = channels_last(n, inputs, height, width).to(dtype).requires_grad_(case.train)
         g = torch.randn_like(conv(x))
+        weight, conv = conv.weight, torch.compile(conv) if compiled else conv
 
         def run() -> None:
             with torch.set_grad_enabled(case.train):
                 y = conv(x)
                 if case.train:
-                    torch.autograd.grad(y, (x, conv.weight), g)
+                    torch.autograd.grad(y, (x, weight), g)
 
-        return run, 0.0
+        return _compiled(run, compiled)
 
     model: Any = torch_resnet(case.config).train(case.train)
     model = model.to(memory_format=torch.channels_last)
+    forward = torch.compile(model) if compiled else model
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "bfloat16")
     images = channels_last(case.batch_size, 3, case.image_size, case.image_size)
     labels = torch.arange(case.batch_size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def run() -> None:
         if not case.train:
-            with torch.inference_mode():
-                model(images)
+            with torch.inference_mode(), cast:
+                forward(images)
             return
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        with cast:
+            loss = torch.nn.functional.cross_entropy(forward(images), labels)
+        loss.backward()
         optimizer.step()
 
-    return run, 0.0
+    return _compiled(run, compiled)
+
+
+def _compiled(run: Callable[[], None], compiled: bool) -> tuple[Callable[[], None], float]:
+    """torch compiles at the first call."""
+    begin = time.perf_counter()
+    if compiled:
+        run()
+    return run, time.perf_counter() - begin if compiled else 0.0
 
 
 def torch_resnet(config: ResNetConfig) -> Any:
-    """The same bottleneck network in torch; torchvision's layers, without needing torchvision."""
+    """The same bottleneck network in torch: torchvision's, if it is installed and has this stem."""
     from torch import nn
+
+    if config.stem == "imagenet":
+        try:
+            from torchvision.models import resnet
+        except (ImportError, RuntimeError):  # not installed, or not for this torch
+            pass
+        else:
+            groups, width = config.groups, config.width_per_group
+            return resnet.ResNet(resnet.Bottleneck, list(config.layers), groups=groups, width_per_group=width)
 
     def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
         layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)

@@ -24,7 +24,8 @@ from resnext_jax.devices import peak_memory_gib
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Range
 
-Implementation = Literal["ours", "flax", "torch"]
+Other = Literal["torch", "torch-compiled", "flax"]
+Implementation = Literal["ours", Other]
 
 # Lets the threads of one process fall asleep before the next has its turn.
 PAUSE_SECONDS = 0.05
@@ -42,12 +43,15 @@ class BenchmarkOptions(Config):
     """Images in a step."""
     image_size: Annotated[int, Range(least=1)] = 224
     """Side of the square image in pixels."""
-    against: tuple[Literal["torch", "flax"], ...] = ()
-    """Measure these too. torch: PyTorch, channels last; flax: the same model with XLA's own convolution."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of all; torch's bfloat16 is that of its autocast."""
+    against: tuple[Other, ...] = ()
+    """Measure these too. torch: PyTorch, channels last (torchvision's model, if it is installed);
+    torch-compiled: the same by torch.compile; flax: our model with XLA's own convolution."""
     layers: bool = False
     """Measure each distinct convolution of the model instead of the whole step."""
     keep_freed_memory: bool = True
-    """Let our process keep the memory that it frees (`ops.keep_freed_memory`), as commands do."""
+    """Let all processes keep the memory that they free (`ops.keep_freed_memory`), as commands do."""
     rounds: Annotated[int, Range(least=1)] = 10
     """Turns that each implementation takes."""
     seconds: Annotated[float, Range(above=0)] = 120.0
@@ -76,10 +80,10 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
         raise BadInput(f"model={options.model!r}: only networks that a ResNetConfig describes are measured")
     config = named
     train = options.mode == "train"
-    step = StepCase(config, train, options.batch_size, options.image_size)
+    step = StepCase(config, train, options.batch_size, options.image_size, options.dtype)
     cases = count_convolutions(step) if options.layers else {step: 1}
     implementations: tuple[Implementation, ...] = ("ours", *options.against)
-    if "torch" in implementations:
+    if {"torch", "torch-compiled"} & {*implementations}:
         check_torch(config)
     with _workers(implementations, options.keep_freed_memory) as workers:
         rows = [
@@ -97,9 +101,10 @@ def format_benchmark(result: dict[str, Any]) -> str:
     """The measurements as a table to read."""
     options, machine = result["options"], result["machine"]
     lines = [
-        f"{options['model']} {options['mode']}, batch {options['batch_size']}, {options['image_size']} px; "
+        f"{options['model']} {options['mode']}, batch {options['batch_size']}, {options['image_size']} px, "
+        f"{options['dtype']}; "
         f"{machine['cores']} cores {machine['cpu']}; jax {machine['jax']}",
-        f"{'':41}{'min ms':>9}{'median':>9}{'cpu ms':>9}{'images/s':>10}"
+        f"{'':49}{'min ms':>9}{'median':>9}{'cpu ms':>9}{'images/s':>10}"
         f"{'compile s':>11}{'peak MiB':>10}{'ours/it':>9}",
     ]
     for row in result["rows"]:
@@ -107,7 +112,7 @@ def format_benchmark(result: dict[str, Any]) -> str:
         for implementation, figures in row["implementations"].items():
             ratio = row["ratio"].get(implementation)
             lines.append(
-                f"{name:34}{implementation:7}{figures['min_ms']:9.2f}{figures['median_ms']:9.2f}"
+                f"{name:34}{implementation:15}{figures['min_ms']:9.2f}{figures['median_ms']:9.2f}"
                 f"{figures['cpu_ms']:9.2f}{figures['images_per_second']:10.1f}{figures['compile_seconds']:11.1f}"
                 f"{figures['peak_memory_mib']:10.0f}" + ("" if ratio is None else f"{ratio:9.2f}")
             )
@@ -152,8 +157,7 @@ def _workers(
     try:
         for name in implementations:
             connections[name], theirs = context.Pipe()
-            keep = keep_freed_memory and name == "ours"
-            process = context.Process(target=_work, args=(name, theirs, keep), daemon=True)
+            process = context.Process(target=_work, args=(name, theirs, keep_freed_memory), daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
@@ -178,9 +182,10 @@ def _work(implementation: Implementation, connection: Connection, keep_freed_mem
     """Body of a worker: prepares the cases it is sent, and runs the latest when asked."""
     if keep_freed_memory:
         ops.keep_freed_memory()
-    prepare = (
-        prepare_torch if implementation == "torch" else partial(prepare_jax, ours=implementation == "ours")
-    )
+    if implementation in ("torch", "torch-compiled"):
+        prepare = partial(prepare_torch, compiled=implementation == "torch-compiled")
+    else:
+        prepare = partial(prepare_jax, ours=implementation == "ours")
     run: Callable[[], object] = bool
     while True:
         try:
