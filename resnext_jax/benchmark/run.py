@@ -158,7 +158,9 @@ def _workers(
         for name in implementations:
             connections[name], theirs = context.Pipe()
             process = context.Process(target=_work, args=(name, theirs, keep_freed_memory), daemon=True)
-            process.start()
+            # Each process imports our package, which would keep freed memory by default.
+            with _environment("RESNEXT_JAX_KEEP_FREED_MEMORY", str(int(keep_freed_memory))):
+                process.start()
             theirs.close()
             processes.append(process)
         yield connections
@@ -168,6 +170,18 @@ def _workers(
         for process in processes:
             process.join(timeout=10)
             process.terminate()
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _ask(worker: Connection, message: Any) -> Any:

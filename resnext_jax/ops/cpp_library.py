@@ -123,7 +123,7 @@ def _build(compiler: list[str], directory: Path, version: str) -> Path:
         output = Path(folder) / "kernels.so"
         source = ("-isystem", jax.ffi.include_dir(), str(SOURCES / "kernels.cc"))
         command = [*compiler, *source, "-o", str(output)]
-        subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+        _run(command, check=True)
         output.chmod(0o700)
         return output.replace(directory / _name(version, output.read_bytes()))
 
@@ -131,9 +131,17 @@ def _build(compiler: list[str], directory: Path, version: str) -> Path:
 def _version(compiler: list[str]) -> str:
     """Hash of all that a build depends on."""
     parts = [file.read_bytes() for file in sorted(SOURCES.iterdir()) if file.is_file()]
-    about = subprocess.run([*compiler, "--version"], capture_output=True, stdin=subprocess.DEVNULL).stdout
+    about = _run([*compiler, "--version"]).stdout.encode()
     parts += [about, repr((compiler, jaxlib.version.__version__, platform.machine(), _processor())).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+def _run(command: list[str], *, check: bool = False) -> subprocess.CompletedProcess[str]:
+    # What is preloaded into this process, such as a sanitizer, would only slow the compiler down.
+    environment = os.environ | {"LD_PRELOAD": ""}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=check, stdin=subprocess.DEVNULL, env=environment
+    )
 
 
 def _processor() -> str:
