@@ -121,6 +121,10 @@ class StopAt:
     def __exit__(self, *_):
         pass
 
+    @property
+    def came_here(self):
+        return self.signum is not None
+
     def requested(self, step):
         self.signum = signal.SIGTERM if step >= self.step else None
         return self.signum is not None
