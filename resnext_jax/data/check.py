@@ -101,6 +101,11 @@ def check_dataset(
         dataset: what is looked at.
         workers: threads that decode images; None: one a CPU core.
         progress: called with (images done, images in all).
+
+    Example:
+        >>> from resnext_jax.data import open_dataset
+        >>> check_dataset(open_dataset("demo")).sizes  # doctest: +SKIP
+        {'96 x 96': 900}
     """
     source = dataset.split("all")
     keys, labels, classes = list(source.keys), source.labels, source.classes

@@ -23,7 +23,12 @@ _OF_TABLES = ("image_column", "label_column", "split_column", "group_column", "i
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
-    """Which images to use, and how they are divided and read."""
+    """Which images to use, and how they are divided and read.
+
+    Example:
+        >>> len(DataConfig(data="demo", val_limit=60).open().split("val"))
+        60
+    """
 
     data: Annotated[str, Free()] = "demo"
     """`demo`; a folder of images (class folders, or train/ val/ [test/] holding class folders); a table of

@@ -285,6 +285,11 @@ def copies_found(dataset: Dataset) -> list[str]:
 
     Raises:
         BadInput: the data cannot be divided.
+
+    Example:
+        >>> from resnext_jax.data import open_dataset
+        >>> copies_found(open_dataset("demo"))
+        []
     """
     lines, look = [], cheap_look(dataset)
     if look.ignored:

@@ -25,6 +25,12 @@ class Dataset:
         classes: class names, in the order of the labels.
         parts: the splits that the data come in, by `train`, `val` and `test`; undivided data are `train`.
         rule: how undivided data are divided, and how many images of a split are used.
+
+    Example:
+        >>> from resnext_jax.data import open_dataset
+        >>> dataset = open_dataset("demo")
+        >>> dataset.splits, dataset.undivided, len(dataset.split("all"))
+        (('train', 'val', 'test'), False, 900)
     """
 
     name: str

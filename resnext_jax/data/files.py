@@ -30,6 +30,11 @@ class GivenImages:
     Raises:
         FileNotFoundError: a path that is not there, or a folder that holds no image.
         BadInput: something else than images.
+
+    Example:
+        >>> source = GivenImages([np.zeros((6, 8, 3), np.uint8), Image.new("RGB", (8, 6))])
+        >>> len(source), source[1]["image"].shape
+        (2, (6, 8, 3))
     """
 
     def __init__(self, images: ImageLike | Sequence[ImageLike], classes: tuple[str, ...] = ("unlabelled",)):
@@ -83,6 +88,12 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path that is not there, a folder without an image, or a pattern that fits none.
+
+    Example:
+        >>> for name in ("a.png", "b.jpg", "c.txt"):
+        ...     Path(name).touch()
+        >>> [str(file) for file in list_files([".", "a*"])]
+        ['a.png', 'b.jpg', 'a.png']
     """
     return [file for path in paths for file in _expand(Path(path).expanduser())]
 

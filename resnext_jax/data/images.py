@@ -64,6 +64,12 @@ def decode(image: bytes | np.ndarray, key: str) -> np.ndarray:
     Raises:
         BadInput: the bytes are no such image, damaged, truncated, more pixels than Pillow accepts, or of
             values that have no 8-bit form.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (4, 2)).save(file, "PNG")
+        >>> decode(file.getvalue(), "grey.png").shape
+        (2, 4, 3)
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):

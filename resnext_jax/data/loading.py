@@ -234,6 +234,13 @@ def load_images(
 
     Raises:
         BadInput: no image; images that cannot be read; or no image of some class is left.
+
+    Example:
+        >>> from resnext_jax.data import open_dataset
+        >>> source = open_dataset("demo", val_limit=30).split("val")
+        >>> images = load_images(source, Preprocessing(32), budget_bytes=2**30)
+        >>> len(images), images.cached, images.gather([0, 1]).shape
+        (30, True, (2, 32, 32, 3))
     """
     options = {"budget_bytes": budget_bytes, "skip_bad": skip_bad, "workers": workers, "progress": progress}
     images = start_images(source, preprocessing, **options)

@@ -52,6 +52,10 @@ def steps_per_epoch(count: int, batch_size: int, devices: int = 1) -> int:
 
     Raises:
         BadInput: fewer images than a batch, which `devices` have to share, takes.
+
+    Example:
+        >>> steps_per_epoch(100, batch_size=32)
+        3
     """
     if count < batch_size:
         largest = count - count % devices
@@ -91,6 +95,14 @@ def train_batches(
 
     Raises:
         ValueError: a batch that the devices do not divide, or more than there are images.
+
+    Example:
+        >>> from resnext_jax.data import Preprocessing, load_images, open_dataset
+        >>> source = open_dataset("demo", train_limit=30).split("train")
+        >>> images = load_images(source, Preprocessing(32), budget_bytes=2**30)
+        >>> batch = next(train_batches(images, batch_size=8, seed=0, local_devices=2))
+        >>> batch["image"].shape, batch["image"].dtype, batch["label"].shape
+        ((2, 4, 32, 32, 3), dtype('uint8'), (2, 4))
     """
     share = _Share(batch_size, process_index, process_count, local_devices)
     steps = steps_per_epoch(len(images), batch_size, share.devices)
@@ -161,6 +173,13 @@ def eval_batches(
 
     Raises:
         ValueError: a batch that the devices do not divide.
+
+    Example:
+        >>> from resnext_jax.data import Preprocessing, load_images, open_dataset
+        >>> source = open_dataset("demo", val_limit=30).split("val")
+        >>> images = load_images(source, Preprocessing(32), budget_bytes=2**30)
+        >>> [int(batch["mask"].sum()) for batch in eval_batches(images, batch_size=16)]
+        [16, 14]
     """
     share = _Share(batch_size, process_index, process_count, local_devices)
     starts = _import_grain().MapDataset.range(0, len(images), batch_size)

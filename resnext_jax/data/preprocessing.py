@@ -55,6 +55,12 @@ class Preprocessing:
     Raises:
         ValueError: a size that is not positive, `resize_size` below `image_size`, an unknown word, or a
             standard deviation that is not positive.
+
+    Example:
+        >>> prepare = Preprocessing(224, 256)
+        >>> pixels = prepare(np.zeros((375, 500, 3), np.uint8))
+        >>> pixels.shape, prepare.normalize(pixels).dtype
+        ((224, 224, 3), dtype('float32'))
     """
 
     image_size: int = 224

@@ -127,6 +127,12 @@ def groups_of(source: Source, group_by: str | None = None) -> list[str] | None:
 
     Raises:
         BadInput: see `groups_by_regex`.
+
+    Example:
+        >>> from resnext_jax.data import open_dataset
+        >>> groups = groups_of(open_dataset("demo").split("train"), "([0-9])$")
+        >>> len(set(groups))
+        10
     """
     if isinstance(source, Subset):
         groups = groups_of(source.source, group_by)
@@ -315,6 +321,11 @@ def limit(source: Source, count: int, *, seed: int) -> Source:
 
     Raises:
         ValueError: a class of a single image, which cannot be divided.
+
+    Example:
+        >>> from resnext_jax.data import open_dataset
+        >>> len(limit(open_dataset("demo").split("train"), 30, seed=0))
+        30
     """
     if count >= len(source):
         return source

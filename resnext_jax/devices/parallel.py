@@ -31,6 +31,11 @@ class DataParallel:
     Raises:
         ValueError: fewer devices are there than asked for, or only some are asked for in a run of many
             processes.
+
+    Example:
+        >>> parallel = DataParallel(devices=1)
+        >>> parallel.local_count, parallel.split({"image": np.zeros((1, 4, 8, 8, 3))})["image"].shape
+        (1, (1, 4, 8, 8, 3))
     """
 
     def __init__(self, devices: int | None = None):

@@ -47,6 +47,14 @@ def intervals(results: Results, groups: Sequence[str] | None = None) -> dict[str
 
     Returns:
         Nested as in the report: [low, high] for every metric, None where nothing can be said.
+
+    Example:
+        >>> from resnext_jax.inference import make_results
+        >>> labels = np.arange(40) % 2
+        >>> log_probabilities = np.log(np.where(np.arange(40)[:, None] < 30, [0.8, 0.2], [0.3, 0.7]))
+        >>> low, high = intervals(make_results(log_probabilities, labels, ("cat", "dog")))["top1"]
+        >>> low < 0.5 < high
+        True
     """
     parts = [statistics(results, weights) for weights in resample(len(results.labels), groups)]
     whole = statistics(results, np.ones((1, len(results.labels)), np.float32))
@@ -100,7 +108,12 @@ def percentiles(samples: np.ndarray) -> list[float] | None:
 
 
 def wilson(share: float, count: int) -> list[float] | None:
-    """Wilson's score interval of a proportion (Wilson 1927), which is of use also where it is 0 or 1."""
+    """Wilson's score interval of a proportion (Wilson 1927), which is of use also where it is 0 or 1.
+
+    Example:
+        >>> [round(bound, 3) for bound in wilson(1.0, 10)]
+        [0.722, 1.0]
+    """
     if not count:
         return None
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)

@@ -130,6 +130,11 @@ def make_results(
 
     Raises:
         BadInput: `positive` is none of two classes.
+
+    Example:
+        >>> results = make_results(np.log([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]), ("cat", "dog"))
+        >>> results.predicted.tolist()
+        [0, 1]
     """
     if positive is not None and (len(classes) != 2 or positive not in classes):
         raise BadInput(f"positive={positive!r}: expected one of two classes; there are {', '.join(classes)}")
@@ -149,6 +154,12 @@ def classification_report(results: Results) -> dict[str, Any]:
         each true class; `roc_auc` and `pr_auc` (average precision), with two classes those of the positive
         one, with more the mean over the classes, each against the rest. With two classes also `positive`,
         `sensitivity` and `specificity`.
+
+    Example:
+        >>> results = make_results(np.log([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 1]), ("cat", "dog"))
+        >>> report = classification_report(results)
+        >>> report["balanced_accuracy"], report["confusion"]
+        (1.0, [[1, 0], [0, 1]])
     """
     labels, predicted, classes = results.labels, results.predicted, results.classes
     found = {metric: value[0] for metric, value in statistics(results, np.ones((1, len(labels)))).items()}

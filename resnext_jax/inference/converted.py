@@ -47,6 +47,13 @@ def convert_to_run(
         ConnectionError: a download failed.
         BadInput: the directory is in use, weights that do not fit, without a head or not for RGB images, or
             another number of classes.
+
+    Example:
+        >>> from resnext_jax.weights import write_weights
+        >>> model = rj.create_model("test_resnet", num_classes=2)
+        >>> write_weights(Path("a.safetensors"), rj.to_torch_state_dict(model))
+        >>> convert_to_run("a.safetensors", Path("run"), preprocessing={"image_size": 160}).classes
+        ('0', '1')
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BadInput(f"{directory}: exists already; choose another destination")

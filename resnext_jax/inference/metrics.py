@@ -37,7 +37,12 @@ def metric_sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: j
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:
-    """Mean of each metric, as Python floats; NaN where no example counted."""
+    """Mean of each metric, as Python floats; NaN where no example counted.
+
+    Example:
+        >>> means({"loss": 6.0, "top1": 3.0, "count": 4.0})
+        {'loss': 1.5, 'top1': 0.75}
+    """
     count = float(sums["count"])
     return {
         name: float(total) / count if count else float("nan")

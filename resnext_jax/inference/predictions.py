@@ -18,6 +18,12 @@ class Predictions:
         images: uint8 [N, S, S, 3], as the network saw them.
         probabilities: float32 [N, K].
         classes: the K class names.
+
+    Example:
+        >>> pixels, probabilities = np.zeros((1, 8, 8, 3), np.uint8), np.array([[0.25, 0.75]], np.float32)
+        >>> predictions = Predictions(["a.jpg"], pixels, probabilities, ("cat", "dog"))
+        >>> predictions.top(), predictions.decided(threshold=0.9)
+        ([[('dog', 0.75)]], [None])
     """
 
     keys: list[str]

@@ -121,6 +121,11 @@ class Predictor:
         Raises:
             FileNotFoundError: a path that is not there, or a folder without images.
             BadInput: unreadable images, all named.
+
+        Example:
+            >>> predictor = rj.load_run("checkpoints/run")  # doctest: +SKIP
+            >>> predictor.predict(["photo.jpg", "scans"]).top(2)[0]  # doctest: +SKIP
+            [('ring', 0.91), ('scales', 0.07)]
         """
         source = GivenImages(images, self.classes)
         parts = []
@@ -316,6 +321,11 @@ class Predictor:
             BadInput: no such split, a class that the model does not know, or a split "train" or "val" of data
                 that have to be divided and are not those of the training.
             FileNotFoundError: the data are not there.
+
+        Example:
+            >>> predictor = rj.load_run("checkpoints/run")  # doctest: +SKIP
+            >>> predictor.evaluate("val")["top1"]  # doctest: +SKIP
+            0.94
         """
         options: dict[str, Any] = {"quiet": quiet, "batch_size": batch_size, "devices": devices}
         return self.predict_split(split, **options, **changes).metrics(positive)
@@ -454,6 +464,16 @@ def load_run(directory: str | Path, checkpoint: Which = "best") -> Predictor:
         FileNotFoundError: no run or no checkpoint there.
         BadInput: no checkpoint is whole, or the one that is has weights that are not finite. If only the
             wanted one is damaged, another is taken, with a warning.
+
+    Example:
+        >>> from resnext_jax.inference import convert_to_run
+        >>> from resnext_jax.weights import write_weights
+        >>> model = rj.create_model("test_resnet", num_classes=2)
+        >>> write_weights(Path("a.safetensors"), rj.to_torch_state_dict(model))
+        >>> _ = convert_to_run("a.safetensors", Path("run"))
+        >>> predictor = rj.load_run("run")
+        >>> predictor.classes, predictor.preprocessing.image_size
+        (('0', '1'), 224)
     """
     enable_compilation_cache()
     with Checkpoints(Path(directory)) as checkpoints:

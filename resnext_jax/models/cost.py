@@ -47,7 +47,12 @@ def parameter_count(model: nnx.Module) -> int:
 
 
 def count_parameters(name: str | Architecture, num_classes: int = 1000) -> int:
-    """Trainable numbers of a network, counted without building it whole: blocks repeat within a stage."""
+    """Trainable numbers of a network, counted without building it whole: blocks repeat within a stage.
+
+    Example:
+        >>> count_parameters("resnext50_32x4d"), count_parameters("resnext50_32x4d", num_classes=2)
+        (25028904, 22984002)
+    """
     config = get_config(name)
     if not isinstance(config, ResNetConfig) or config.pruned:
         return parameter_count(abstract_model(config, num_classes=num_classes))

@@ -193,7 +193,13 @@ class DropPath(nnx.Module):
 
 
 def linear_head(features: int, num_classes: int, *, dtype: jnp.dtype, rngs: nnx.Rngs | Keys) -> nnx.Linear:
-    """A new classification layer, initialised as torch.nn.Linear; [N, features] -> [N, num_classes]."""
+    """A new classification layer, initialised as torch.nn.Linear; [N, features] -> [N, num_classes].
+
+    Example:
+        >>> head = linear_head(512, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        >>> head(jnp.zeros((2, 512))).shape
+        (2, 3)
+    """
     return nnx.Linear(
         features, num_classes, dtype=dtype, kernel_init=TORCH_INIT, bias_init=torch_bias(features), rngs=rngs
     )

@@ -41,6 +41,11 @@ class BatchNorm(nnx.BatchNorm):
         axis_name: mapped axis to synchronise over, or None.
         scale_init: initialiser of the scale (ones; zeros for the last norm of a zero-initialised branch).
         rngs: random streams.
+
+    Example:
+        >>> norm = BatchNorm(4, rngs=nnx.Rngs(0))
+        >>> norm(jnp.ones((2, 3, 3, 4))).shape, norm.mean.shape
+        ((2, 3, 3, 4), (4,))
     """
 
     def __init__(

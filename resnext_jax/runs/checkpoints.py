@@ -68,6 +68,15 @@ class Checkpoints:
 
     Raises:
         FileNotFoundError: there is no such folder and `write` is False.
+
+    Example:
+        >>> model = {"params": {"w": np.ones(2)}}
+        >>> with Checkpoints(Path("run"), write=True) as checkpoints:
+        ...     checkpoints.save(7, model, {"step": np.int32(7)}, {"classes": ["cat"]}, metrics=None)
+        >>> with Checkpoints(Path("run")) as checkpoints:
+        ...     step = checkpoints.step_of("latest")
+        ...     step, checkpoints.read_model(step)["params"]["w"].tolist()
+        (7, [1.0, 1.0])
     """
 
     def __init__(self, directory: Path, *, write: bool = False):

@@ -235,7 +235,14 @@ class TrainConfig(
     LossConfig,
     RunConfig,
 ):
-    """A training run, from data to run directory. Every field is a flag of `resnext-jax train`."""
+    """A training run, from data to run directory. Every field is a flag of `resnext-jax train`.
+
+    Example:
+        >>> config = TrainConfig(data="demo", model="resnet18", epochs=5, optimizer="adam", lr=1e-3)
+        >>> config.check()
+        >>> config.batch_size, config.schedule
+        (32, 'constant')
+    """
 
     def check(self) -> None:
         """Check the fields, before anything is read; `fit` does it.

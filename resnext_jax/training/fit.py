@@ -80,6 +80,10 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         OSError: a checkpoint or the history could not be written, as on a full disk.
         Interrupted: a signal came; the state was saved, and the message says where.
         KeyboardInterrupt: it came before the first step, or twice.
+
+    Example:
+        >>> result = fit(TrainConfig(data="demo", model="resnet18", epochs=2))  # doctest: +SKIP
+        >>> result.history[-1]["val_top1"], result.directory  # doctest: +SKIP
     """
     config.check()
     if config.distributed:

@@ -20,6 +20,11 @@ class Loss:
         label_smoothing: share of each label that is spread evenly over all classes (Szegedy et al. 2016).
         class_weights: factor of an example's loss by its class, K of them, as Keras' class_weight; the mean
             over a batch divides by its number of examples, not by their weights.
+
+    Example:
+        >>> loss = Loss(num_classes=2, class_weights=(1.0, 3.0))
+        >>> loss(jnp.zeros((2, 2)), loss.targets(jnp.array([0, 1])))
+        Array([0.693..., 2.079...], dtype=float32)
     """
 
     num_classes: int

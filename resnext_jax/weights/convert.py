@@ -68,6 +68,13 @@ def identify(weights: str | Path, model: str | None = None, *, ema: bool = True)
         ConnectionError: a download failed.
         BadInput: a kind of file that is not known, weights of another variant or of none, or `ema=False`
             where there are no averaged weights.
+
+    Example:
+        >>> state_dict = rj.to_torch_state_dict(rj.create_model("test_resnet", num_classes=5))
+        >>> write_weights(Path("a.safetensors"), state_dict)
+        >>> found = identify("a.safetensors")
+        >>> found.name, found.model.fc.out_features
+        ('test_resnet', 5)
     """
     source = open_weights(weights, model)
     file = read_file(source.locate(), ema=ema)
@@ -115,6 +122,11 @@ def convert(
         ConnectionError: a download failed.
         BadInput: as `identify` and `write_weights` raise.
         OSError: no space left, or no permission.
+
+    Example:
+        >>> write_weights(Path("a.safetensors"), rj.to_torch_state_dict(rj.create_model("test_resnet")))
+        >>> convert("a.safetensors", Path("half.safetensors"), dtype="float16")
+        'test_resnet'
     """
     found = identify(source, model, ema=ema)
     kept = found.file.metadata if destination.suffix == SAFETENSORS else {}

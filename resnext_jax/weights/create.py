@@ -142,6 +142,10 @@ def preprocessing(weights: str | Path, model: str | None = None) -> Preprocessin
     Raises:
         BadInput: the model has no weights of that name, or `weights` is a file that does not say it.
         FileNotFoundError: no such file or run.
+
+    Example:
+        >>> preprocessing("IMAGENET1K_V2", "resnext50_32x4d").resize_size
+        232
     """
     found = open_weights(weights, model).description.preprocessing
     if found is None:

@@ -61,6 +61,11 @@ def read_weights(path: Path, *, ema: bool = True) -> StateDict:
     Raises:
         FileNotFoundError: nothing is there, or a directory without a checkpoint.
         BadInput: another kind of file, a damaged one, or one that could run code.
+
+    Example:
+        >>> write_weights(Path("half.safetensors"), {"fc.bias": np.ones(3, np.float32)}, dtype="float16")
+        >>> read_weights(Path("half.safetensors"))
+        {'fc.bias': array([1., 1., 1.], dtype=float32)}
     """
     return read_file(path, ema=ema).state_dict
 
@@ -101,6 +106,11 @@ def write_weights(
     Raises:
         BadInput: another suffix, torch is missing, or numbers that float16 has not.
         OSError: no space left, or no permission.
+
+    Example:
+        >>> write_weights(Path("a.safetensors"), {"fc.bias": np.zeros(3, np.float32)})
+        >>> read_weights(Path("a.safetensors"))["fc.bias"].shape
+        (3,)
     """
     if dtype not in get_args(FloatType):
         raise BadInput(f"dtype={dtype!r}: expected one of {', '.join(get_args(FloatType))}")

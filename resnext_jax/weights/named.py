@@ -105,7 +105,13 @@ class TimmWeights:
 
 @cache
 def timm_weights() -> dict[str, dict[str, TimmWeights]]:
-    """timm's weights by model and tag, each model's default first; models without weights have none."""
+    """timm's weights by model and tag, each model's default first; models without weights have none.
+
+    Example:
+        >>> weights = timm_weights()["resnext50_32x4d"]["a1h_in1k"]
+        >>> weights.classes, weights.license
+        (1000, 'apache-2.0')
+    """
     table: dict[str, dict[str, TimmWeights]] = {}
     text = files("resnext_jax.weights").joinpath("timm_weights.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
@@ -153,6 +159,10 @@ def named_weights(weights: str, model: str) -> NamedWeights | TimmWeights:
 
     Raises:
         BadInput: the model has no weights of that name.
+
+    Example:
+        >>> named_weights("DEFAULT", "resnext50_32x4d").top1
+        81.198
     """
     torchvision, timm = NAMED_WEIGHTS.get(model, {}), timm_weights().get(model, {})
     if weights == DEFAULT and torchvision:

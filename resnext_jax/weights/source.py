@@ -51,6 +51,10 @@ def open_weights(weights: str | Path, model: str | None = None) -> Source:
         FileNotFoundError: no such file or folder.
         ConnectionError: the hub can't be reached.
         BadInput: no such name, or a folder that holds no weights.
+
+    Example:
+        >>> open_weights("IMAGENET1K_V2", "resnext50_32x4d").description.preprocessing.resize_size
+        232
     """
     text = str(weights)
     if is_name(text):

@@ -51,6 +51,12 @@ def load_torch_state_dict(
     Raises:
         BadInput: names or shapes differ; the message counts all differences, names the first of each kind
             and says which variant the state dict looks like.
+
+    Example:
+        >>> first, second = (rj.create_model("test_resnet", num_classes=3, rngs=nnx.Rngs(i)) for i in (0, 1))
+        >>> rj.load_torch_state_dict(first, rj.to_torch_state_dict(second))
+        >>> bool((first.fc.kernel[...] == second.fc.kernel[...]).all())
+        True
     """
     if head not in ("strict", "new"):
         raise BadInput(f"head={head!r}: expected 'strict' or 'new'")
@@ -74,6 +80,11 @@ def to_torch_state_dict(model: Network) -> StateDict:
     """A model's parameters and running statistics in torch's names and layout, float32, copied to the host.
 
     `torchvision.models.<name>().load_state_dict` takes it with strict=True, as tensors.
+
+    Example:
+        >>> state_dict = rj.to_torch_state_dict(rj.create_model("test_resnet", num_classes=3))
+        >>> state_dict["layer4.0.conv1.weight"].shape, state_dict["fc.bias"].shape
+        ((96, 192, 3, 3), (3,))
     """
     params, batch_stats = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
     return from_trees(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
@@ -123,6 +134,10 @@ def looks_like(state_dict: StateDict) -> list[str]:
 
     There may be several: anti-aliasing, activation functions and epsilons have no arrays. They come in the
     table's order, where the plainest is first.
+
+    Example:
+        >>> looks_like(rj.to_torch_state_dict(rj.create_model("test_resnet")))[0]
+        'test_resnet'
     """
     shapes = {name: array.shape for name, array in state_dict.items()}
     return [name for name, config in VARIANTS.items() if _may_be(config, shapes) and _fits(config, shapes)]

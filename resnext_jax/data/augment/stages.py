@@ -23,6 +23,14 @@ def make_augment(config: AugmentConfig) -> Augment:
     Returns:
         A function `(keys [N], images uint8 [N, H, W, 3]) -> images` of the same type, and of the same shape
         unless there is a `crop_size`.
+
+    Example:
+        >>> import numpy as np
+        >>> from resnext_jax.data.augment import AugmentConfig
+        >>> augment = make_augment(AugmentConfig(flip=True, pad_crop=2))
+        >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+        >>> augment(jax.random.split(jax.random.key(0), 4), images).shape
+        (4, 8, 8, 3)
     """
     stages = list(_stages(config))
 
