@@ -76,8 +76,8 @@ def start(folder: Path) -> None:
 def predict(folder: Path) -> None:
     """All images through a small network, and some and more through ResNeXt-50 at 224 pixels."""
     for model, size, patterns in (
-        ("resnet10t", 32, ["class0*", "class*"]),
-        ("resnext50_32x4d", 224, ["class000*", "class00[0-3]*"]),
+        ("resnet10t", 32, ["class00*", "class*"]),
+        ("resnext50_32x4d", 224, ["class0000", "class000[0-3]"]),
     ):
         trained = folder.parent / model
         options = ["--model", model, "--image-size", str(size), "--epochs", "1", "--batch-size", "8"]
