@@ -104,8 +104,7 @@ def check_dataset(
 
     Example:
         >>> from resnext_jax.data import open_dataset
-        >>> check_dataset(open_dataset("demo")).sizes  # doctest: +SKIP
-        {'96 x 96': 900}
+        >>> report = check_dataset(open_dataset("demo"))  # doctest: +SKIP
     """
     source = dataset.split("all")
     keys, labels, classes = list(source.keys), source.labels, source.classes

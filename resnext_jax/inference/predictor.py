@@ -124,8 +124,7 @@ class Predictor:
 
         Example:
             >>> predictor = rj.load_run("checkpoints/run")  # doctest: +SKIP
-            >>> predictor.predict(["photo.jpg", "scans"]).top(2)[0]  # doctest: +SKIP
-            [('ring', 0.91), ('scales', 0.07)]
+            >>> predictor.predict(["photo.jpg", "scans"]).top(2)  # doctest: +SKIP
         """
         source = GivenImages(images, self.classes)
         parts = []
@@ -325,7 +324,6 @@ class Predictor:
         Example:
             >>> predictor = rj.load_run("checkpoints/run")  # doctest: +SKIP
             >>> predictor.evaluate("val")["top1"]  # doctest: +SKIP
-            0.94
         """
         options: dict[str, Any] = {"quiet": quiet, "batch_size": batch_size, "devices": devices}
         return self.predict_split(split, **options, **changes).metrics(positive)
