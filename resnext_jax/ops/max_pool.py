@@ -55,7 +55,11 @@ def _max_pool(x: jax.Array, **window: Any) -> jax.Array:
 
 
 def _max_pool_jvp(primals, tangents, **window):
-    taps = _taps(*primals, fill=-jnp.inf, **window)
+    (x,), (tangent,) = primals, tangents
+    # Windows overlap: where several have one maximum, float32 adds their gradients up and rounds once. On CPU
+    # it is also 15 times as fast as bfloat16, of which XLA converts every value anew for each tap.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    taps = _taps(x.astype(wide), fill=-jnp.inf, **window)
     largest, index = taps[0], jnp.zeros(taps[0].shape, jnp.int32)
     for i, tap in enumerate(taps[1:], 1):
         index = jnp.where(tap > largest, i, index)
@@ -63,8 +67,9 @@ def _max_pool_jvp(primals, tangents, **window):
     # Padded and cropped so that XLA stores the index: fused with its uses, it would be found anew in each.
     index = jnp.pad(index, ((0, 0), (1, 1), (1, 1), (0, 0)))
     index = jax.lax.optimization_barrier(index)[:, 1:-1, 1:-1]
-    tangents = _taps(*tangents, fill=0, **window)
-    return largest, sum(jnp.where(index == i, tangent, 0) for i, tangent in enumerate(tangents))
+    parts = _taps(tangent.astype(wide), fill=0, **window)
+    tangent = reduce(jnp.add, (jnp.where(index == i, part, 0) for i, part in enumerate(parts)))
+    return largest.astype(x.dtype), tangent.astype(x.dtype)
 
 
 def _max_pool_batch(operands, axes, **window):
