@@ -22,6 +22,8 @@ from resnext_jax.training import Interrupted
 
 # Runs a command with the `tiny` model in the table, as a process of its own.
 TINY_COMMAND = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from resnext_jax.models import VARIANTS, ResNetConfig
 VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
 from resnext_jax.cli import main

@@ -31,7 +31,7 @@ class DataReport:
         data: what was checked.
         classes: images of each class.
         sizes: width x height of the images, the most frequent first, and how many have each.
-        unreadable: why each image that cannot be read cannot, by its name.
+        unreadable: by name, why an image cannot be read.
         odd: what is odd about images, by their names.
         exact_copies: names of images with the same bytes, group by group.
         near_copies: names of images that look the same, group by group; exact copies among them.
@@ -95,7 +95,7 @@ def check_dataset(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """As `check_data`, of a data set that is open already.
+    """The same as `check_data` for a data set that is open already.
 
     Args:
         dataset: what is looked at.

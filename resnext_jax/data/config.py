@@ -140,7 +140,7 @@ def open_dataset(data: str, **options: Any) -> Dataset:
 def read_images(
     sources: Mapping[str, Source], preprocessing: Preprocessing, config: DataConfig, console: Console
 ) -> dict[str, Images]:
-    """Images of some splits, in memory if all of them fit in it, with progress.
+    """Read the images of some splits, into memory if all of them fit, and show progress.
 
     Args:
         sources: the splits, by what they are called in the progress.

@@ -86,8 +86,8 @@ def _orientations(frequencies: np.ndarray) -> Iterator[np.ndarray]:
 def near_copies(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of images that show the same, perhaps mirrored, turned by quarters, brighter or compressed anew.
 
-    The hash of every image is compared with that of every other, in blocks of bounded memory. Of pairs whose
-    hashes are close the thumbnails must agree, too, where neither is black: the black borders of turned and
+    The hash of every image is compared with that of every other, in blocks of bounded memory. If two hashes
+    are close, the thumbnails must agree, too, wherever neither is black: the black borders of turned and
     shifted images give images that have nothing else in common the same hash.
 
     Args:

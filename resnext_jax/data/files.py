@@ -25,7 +25,7 @@ class GivenImages:
     Args:
         images: one or several of `ImageLike`, or an array [N, h, w, 3]. Files are taken whatever they are
             called.
-        classes: what the images will be told apart into, if that is known.
+        classes: the model's class names, if they are known.
 
     Raises:
         FileNotFoundError: a path that is not there, or a folder that holds no image.

@@ -59,8 +59,8 @@ class Images:
         labels: int32 [N].
         keys: what the source calls each image, length N.
         skip_bad: whether images that cannot be read are left out.
-        bad: why each image that was found unreadable cannot be read, by key. They are not among the N if all
-            images are in memory; streamed images show only when they are read.
+        bad: by key, why an image cannot be read. If all images are in memory, these are not among the N; of
+            streamed images they are found only when they are read.
         checksums: uint32, of the bytes of each image of the source, 0 for those that cannot be read; None if
             the images are streamed.
     """
@@ -195,7 +195,7 @@ class Pixels:
 
     Args:
         pixels: uint8 [N, S, S, 3].
-        classes: what they will be told apart into.
+        classes: the model's class names.
     """
 
     def __init__(self, pixels: np.ndarray, classes: tuple[str, ...]):
@@ -257,7 +257,7 @@ def start_images(
     workers: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Images:
-    """As `load_images`, without a complaint about bad images yet: `check_readable` makes it."""
+    """As `load_images`, but bad images raise no error yet: `check_readable` raises it."""
     count, side = len(source), preprocessing.image_size
     if not count:
         raise BadInput("the data set holds no image")

@@ -87,8 +87,8 @@ def train_batches(
         seed: of the order.
         start_step: steps already taken since the beginning of the run.
         balanced: draw all classes equally often, see `balanced_order`.
-        repeats: how often each image of a batch is in it, to be augmented each time anew (Hoffer et al.
-            2020); divides the batch. An epoch is as long, and so sees as many times fewer of the images.
+        repeats: how many times each image is put into a batch, to be augmented anew each time (Hoffer et
+            al. 2020); divides the batch. An epoch has as many steps, and covers 1/repeats of the images.
         process_index: this process.
         process_count: processes that share each batch.
         local_devices: devices of each process.
@@ -246,7 +246,7 @@ class _Share:
     def collate(self, images: Images, indices: np.ndarray, *, replace: bool = False) -> Batch:
         """This process's part of the global batch of images `indices`, filled up with zeros.
 
-        An image that cannot be read is masked, or, to `replace` it, the next one that can be takes its place.
+        An image that cannot be read is masked; with `replace` the next readable one takes its place.
         """
         size = self.batch_size // self.process_count
         mine = indices[self.process_index * size : (self.process_index + 1) * size]

@@ -19,7 +19,7 @@ def prepare_tfds(name: str, data_dir: Path, archive: Path | None = None) -> Path
     Args:
         name: `NAME[/CONFIG]`, one of our builders, with or without `tfds:` before it.
         data_dir: where prepared data sets are.
-        archive: the published archive (monkeypox: or a folder), where it was downloaded by hand.
+        archive: the published archive (monkeypox: or a folder), if it was downloaded by hand.
 
     Returns:
         The prepared directory, `data_dir/NAME[/CONFIG]/VERSION`.

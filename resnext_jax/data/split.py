@@ -68,7 +68,7 @@ class Split:
         fraction: share of each class to hold out for validation, in (0, 1).
         seed: another seed holds out other images.
         group_by: a regular expression over the images' names; images whose first capture is equal stay on
-            one side. "auto": such an expression as the names suggest; "copies": images that look the same
+            one side. "auto": the expression that the names suggest; "copies": images that look the same
             are a group; None: the groups that the data have themselves, if any.
         fold: (i, k): cross-validation: instead of a fraction hold out part i, counted from 0, of k.
         train_limit: use about this many training images only, all classes in proportion.
@@ -223,7 +223,7 @@ def hold_out(
     """Divide images into training and validation, no group on both sides, stratified by class.
 
     Args:
-        groups: the group of each image; its own name where images stand alone.
+        groups: the group of each image; its own name if images stand alone.
         labels: int [N], the class of each image.
         classes: class names, for messages.
         fraction: share of each class to hold out, in (0, 1).
@@ -282,10 +282,11 @@ def make_folds(
     """Divide images into parts of about equal size, no group in two of them, stratified by class.
 
     The largest groups are placed first, equal ones in the order of a hash of the seed and their names; each
-    goes to the part that has the least of its classes. Single images so spread to the image.
+    goes to the part that has the least of its classes. If the groups are single images, the parts are equal
+    to the image.
 
     Args:
-        groups: the group of each image; its own name where images stand alone.
+        groups: the group of each image; its own name if images stand alone.
         labels: int [N], the class of each image.
         classes: class names, for messages.
         count: parts, at least 2.
@@ -317,7 +318,7 @@ def make_folds(
 
 
 def limit(source: Source, count: int, *, seed: int) -> Source:
-    """About `count` images of a source, all classes in proportion; all of it where it has no more.
+    """About `count` images of a source, all classes in proportion; all of them if there are no more.
 
     Raises:
         ValueError: a class of a single image, which cannot be divided.

@@ -102,7 +102,7 @@ class TfdsSource:
 
     @property
     def names(self) -> Sequence[str]:
-        """What `group_by` is matched against: file names or ids where the data set has them."""
+        """What `group_by` is matched against: file names or ids if the data set has them."""
         return self._index.names
 
     @property
@@ -187,7 +187,7 @@ def import_tfds() -> ModuleType:
 
 
 def _find(wanted: TfdsName, data_dir: Path) -> Path:
-    """The directory of the wanted config and version: the newest, where none is asked for or built by us."""
+    """The directory of the wanted config and version: the newest if none is asked for, or built by us."""
     of_name = data_dir / wanted.name
     if wanted.config is None and not _versions(of_name):
         configs = [path.name for path in sorted(of_name.glob("*")) if _versions(path)]

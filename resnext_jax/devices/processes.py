@@ -14,7 +14,7 @@ from resnext_jax.errors import BadInput
 def join_processes() -> None:
     """Join the other processes of a distributed run.
 
-    Reads JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID where they are set; JAX finds out
+    Reads JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID if they are set; JAX finds out
     about SLURM, Open MPI, Kubernetes and TPU pods by itself.
 
     Raises:
@@ -36,7 +36,7 @@ def join_processes() -> None:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """Where one of several processes fails inside, all of them do; otherwise the others would wait for ever.
+    """If one of several processes fails inside, all of them fail; otherwise the others would wait for ever.
 
     Nothing inside may wait for other processes.
 

@@ -35,7 +35,7 @@ def enable_compilation_cache() -> None:
 
 
 def interruptible(call: Callable[[], Any]) -> Any:
-    """Call something that does not look for signals, as XLA's compiler, so that Ctrl-C interrupts the wait.
+    """Call something that ignores signals, such as XLA's compiler, so that Ctrl-C interrupts the wait.
 
     The call itself goes on in a thread of its own, and the interpreter waits for it when it exits.
 

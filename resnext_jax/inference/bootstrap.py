@@ -46,7 +46,7 @@ def intervals(results: Results, groups: Sequence[str] | None = None) -> dict[str
         groups: as in `resample`.
 
     Returns:
-        Nested as in the report: [low, high] for every metric, None where nothing can be said.
+        Nested as in the report: [low, high] for every metric, None if nothing can be said.
 
     Example:
         >>> from resnext_jax.inference import make_results
@@ -108,7 +108,7 @@ def percentiles(samples: np.ndarray) -> list[float] | None:
 
 
 def wilson(share: float, count: int) -> list[float] | None:
-    """Wilson's score interval of a proportion (Wilson 1927), which is of use also where it is 0 or 1.
+    """Wilson's score interval of a proportion (Wilson 1927), which is useful even for a proportion of 0 or 1.
 
     Example:
         >>> [round(bound, 3) for bound in wilson(1.0, 10)]

@@ -101,7 +101,7 @@ def weighted_areas(
         weights: how often each example is in each sample, [B, N].
 
     Returns:
-        float64 [B] each; NaN where a sample lacks one of the two kinds.
+        float64 [B] each; NaN for a sample that lacks one of the two kinds.
     """
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # of equal scores, the first

@@ -33,7 +33,7 @@ def convert_to_run(
         source: weights as `create_model` takes them.
         directory: the new run directory.
         model: name of the variant; None: what the source tells.
-        ema: where averaged weights lie beside the raw ones, take the averaged.
+        ema: if there are averaged weights beside the raw ones, take the averaged.
         classes: file with the name of a class on each line, in the order of the outputs; None: those that the
             source names, else their positions, "0" on.
         preprocessing: fields of `Preprocessing` to be set, `image_size` and others, and `crop_pct`, which

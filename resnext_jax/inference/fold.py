@@ -26,8 +26,8 @@ def fold_batch_norm(model: Network, image_size: int = 64) -> Network:
     """The same network in evaluation form, with batch norms folded into convolutions.
 
     In evaluation a batch norm is y = (x - mean) / sqrt(var + epsilon) * scale + bias, which a convolution
-    before it can do with other weights. Folded are the norms that take the output of a convolution which
-    nothing else uses; others (before the convolutions of a preactivation block, say) stay.
+    before it can do with other weights. A norm is folded if it takes the output of a
+    convolution which nothing else uses; others (before the convolutions of a preactivation block, say) stay.
 
     Args:
         model: any network of convolutions and batch norms; it is left unchanged.

@@ -8,7 +8,7 @@ Sums = dict[str, jax.Array]
 
 
 def metric_names(num_classes: int) -> tuple[str, ...]:
-    """Metrics of a run; top-5 only where more than five classes give it a meaning."""
+    """Metrics of a run; top-5 only with more than five classes."""
     return ("loss", "top1", "top5") if num_classes > 5 else ("loss", "top1")
 
 
@@ -37,7 +37,7 @@ def metric_sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: j
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:
-    """Mean of each metric, as Python floats; NaN where no example counted.
+    """Mean of each metric, as Python floats; NaN if no example counted.
 
     Example:
         >>> means({"loss": 6.0, "top1": 3.0, "count": 4.0})

@@ -314,7 +314,7 @@ class Predictor:
             changes: fields of `DataConfig` to replace, such as `data` or `data_dir`.
 
         Returns:
-            All that `LabelledPredictions.metrics` has.
+            All that `LabelledPredictions.metrics` returns.
 
         Raises:
             BadInput: no such split, a class that the model does not know, or a split "train" or "val" of data

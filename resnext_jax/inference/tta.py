@@ -47,7 +47,7 @@ class View:
 
 
 def views(preprocessing: Preprocessing) -> list[View]:
-    """Ten views of an image: as it is seen otherwise, its four corners, and the mirror images of these five.
+    """Ten views of an image: the usual one, its four corners, and the mirror images of these five.
 
     With a centre crop it is torchvision's `TenCrop`. If nothing is cropped (`resize_size` is the image size),
     the corners are those of the image enlarged by 8/7.

@@ -167,8 +167,8 @@ class ChannelConv(nnx.Module):
 class DropPath(nnx.Module):
     """Stochastic depth (Huang et al. 2016, arXiv 1603.09382); [N, H, W, C].
 
-    In training it puts what a block adds to its shortcut to zero for some images, and divides the others' by
-    their share, so that the mean stays. Evaluation changes nothing.
+    In training it sets what a block adds to its shortcut to zero for some images, and divides that of the
+    others by their share, so that the mean stays. Evaluation changes nothing.
 
     Args:
         rate: share of the images.

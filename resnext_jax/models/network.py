@@ -18,7 +18,7 @@ class Network(nnx.Module):
         in_channels: channels of the images.
         stages: names of the stages, in order.
         fc: the head; None: the network gives pooled features.
-        preprocessing: how images are prepared for the weights, where these say it.
+        preprocessing: how images are prepared for the weights, if these say it.
     """
 
     in_channels: int

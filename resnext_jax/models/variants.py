@@ -49,7 +49,7 @@ class ResNetConfig(Config):
         epsilon: of every norm.
         stem_width: channels of a deep or tiered stem's second convolution; its third has twice as many.
         stem_pool: "max" (3x3) or "conv" (a 3x3 convolution and a norm; `replace_stem_pool`).
-        shortcut: where a block changes size, its shortcut is a 1x1 convolution ("conv"), a 3x3 convolution
+        shortcut: if a block changes size, its shortcut is a 1x1 convolution ("conv"), a 3x3 convolution
             ("conv3x3", `down_kernel_size`) or the mean of 2x2 pixels and a 1x1 convolution ("avg_pool",
             `avg_down`).
         attention: weights for the channels of each block's output: "se" (squeeze and excitation, Hu et al.

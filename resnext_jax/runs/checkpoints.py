@@ -115,7 +115,8 @@ class Checkpoints:
     ) -> None:
         """Write a checkpoint in the background; one that is there already is left alone.
 
-        Only one without metrics gives way to one with: it was saved while its epoch was being validated.
+        A checkpoint that was saved while its epoch was being validated has no metrics; one with metrics takes
+        its place.
 
         Args:
             step: steps made.
@@ -409,7 +410,7 @@ def read_best(directory: Path, *, ema: bool = True) -> tuple[int, Tree, dict[str
 
     Args:
         directory: the run directory.
-        ema: of a run that keeps a moving average, the averaged weights; else the raw ones of the same step.
+        ema: if the run keeps a moving average, read the averaged weights; False: the raw ones of that step.
 
     Returns:
         Step, the model ({"params": ..., "batch_stats": ...} of host arrays), and the JSON item.

@@ -227,7 +227,7 @@ def checked(values: Any, path: Path) -> dict[str, Any]:
     """What a file says of a run, if it has all that every format has.
 
     Raises:
-        BadInput: it has not, or it is of a later version.
+        BadInput: something is missing, or it is of a later version.
     """
     if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
         raise BadInput(f"{path}: damaged, it does not describe a run")

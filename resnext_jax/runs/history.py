@@ -26,7 +26,7 @@ def monitored(row: Row, monitor: Monitor) -> dict[str, float]:
 def rank(metrics: dict[str, float]) -> tuple[float, float, float]:
     """Order of epochs and checkpoints: the monitored metric; ties by loss, then the earlier one.
 
-    One whose metrics are not finite comes behind all others.
+    An epoch whose metrics are not finite ranks below all others.
 
     Args:
         metrics: `val_loss`, and the monitored one unless the loss alone decides; `step` unless an old
@@ -56,7 +56,7 @@ def write_history(directory: Path, history: list[Row]) -> None:
 
 
 def read_history(directory: Path) -> list[Row]:
-    """The rows of `history.jsonl`, [] while there is none; what was not finite is NaN.
+    """The rows of `history.jsonl`, [] if there is no such file; values that were not finite are NaN.
 
     Raises:
         BadInput: a line is no row.
@@ -84,7 +84,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def to_json(values: dict[str, Any], indent: int | None = None) -> str:
-    """As JSON; NaN and infinity, which JSON has not, become null."""
+    """JSON text; NaN and infinity, which JSON does not have, become null."""
     return json.dumps(_finite(values), indent=indent, ensure_ascii=False)
 
 

@@ -23,7 +23,7 @@ class ModelSpec:
     """A model to be rebuilt: kept in `config.json` and in every checkpoint.
 
     A configuration is stored whole, so that a table of variants that changes does not change old runs. Of a
-    registered factory only the name is stored, and it is found by that.
+    registered factory only the name is stored.
 
     Args:
         name: what the variant is called in the table of models.

@@ -10,7 +10,7 @@ from resnext_jax.training.config import TrainConfig
 
 
 def lr_scale(config: TrainConfig, history: list[Row]) -> float:
-    """What plateaus of the validation loss have left of the learning rate, as a factor of it.
+    """The factor by which plateaus of the validation loss have reduced the learning rate.
 
     As Keras' ReduceLROnPlateau: after `plateau_patience` epochs without a loss lower than the lowest so far
     by more than `plateau_min_delta`, the rate is multiplied by `plateau_factor`, down to `min_lr`, and the

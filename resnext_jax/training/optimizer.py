@@ -49,8 +49,8 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     """The optimiser of a run.
 
     sgd, adam and adamw follow torch.optim's, lamb You et al. 2020; the gradient is clipped before all else.
-    Frozen parameters get no update and have no state. The head's rate is `head_lr` where that is given, and
-    follows the same schedule.
+    Frozen parameters get no update and have no state. If `head_lr` is given, it is the head's rate, under the
+    same schedule.
     """
     decay = optax.stateless(lambda updates, params: _add_decay(config, updates, params))
     momentum = optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()

@@ -199,7 +199,7 @@ def preprocessing_of_weights(config: TrainConfig) -> Preprocessing | None:
 def make_preprocessing(config: TrainConfig, told: Preprocessing | None) -> Preprocessing:
     """Geometry that a configuration asks for; filter and normalisation are its own or what weights told.
 
-    The sizes are the configuration's always: who fine-tunes chooses them anew.
+    The sizes always come from the configuration: fine-tuning chooses its own.
     """
     theirs = told or Preprocessing()
     resize_size = config.resize_size

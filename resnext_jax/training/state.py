@@ -11,11 +11,11 @@ from resnext_jax.models import Tree
 
 
 class TrainState(NamedTuple):
-    """All that changes while a run is trained, and its seed (a constant of the step would compile anew).
+    """All that changes during training, and the seed (as a constant, it would make each seed compile anew).
 
     `params` and `batch_stats` are nested by attribute, as in {"layer1": {"0": {"conv1": {"kernel": ...}}}}.
-    `lr_scale` is what plateaus have left of the schedule's learning rate. `ema` holds the moving average of
-    both trees, {"params": ..., "batch_stats": ...}, in a run that keeps one.
+    `lr_scale` is the factor by which plateaus have reduced the schedule's learning rate. `ema` holds the
+    moving average of both trees, {"params": ..., "batch_stats": ...}, if the run keeps one.
     """
 
     seed: jax.Array

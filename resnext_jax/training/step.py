@@ -51,9 +51,10 @@ def make_train_step(
         mix: `(keys [N], images, targets [N, K]) -> (images, targets)`, after the augmentation.
         frozen: prefixes of parameters that are not trained, as in `trainable_mask`; no gradient is computed
             for them, while the optimiser sees to it that nothing else moves them.
-        accumulate: parts in which each device computes its share of the batch, one after the other, in as
-            much less memory; their gradients add up to the batch's. Batch norms in training form differ:
-            they normalise each part by itself and move their running statistics once a part.
+        accumulate: number of parts into which each device divides its share of the batch. It computes one
+            after the other, which takes less memory; their gradients add up to the batch's. Batch norms in
+            training form differ: they normalise each part by itself and update their running statistics
+            once a part.
         ema_decay: of the moving average, for a state that keeps one.
         skip_nan: leave the state as it is, but for the number of steps, if the loss or the gradient is not
             finite.
@@ -62,8 +63,8 @@ def make_train_step(
 
     Returns:
         A function `(state, sums, batch) -> (state, sums)`; batch holds this device's `image` uint8
-        [N, H, W, C], `label` int32 [N] and `mask` bool [N]. Of `zero_sums` and `step_sums` those are added
-        to that the argument has.
+        [N, H, W, C], `label` int32 [N] and `mask` bool [N]. It adds to those sums of `zero_sums` and
+        `step_sums` that the argument has.
     """
 
     def train_step(state: TrainState, sums: Sums, batch: Batch) -> tuple[TrainState, Sums]:
@@ -127,8 +128,8 @@ def make_train_step(
 
 
 def step_sums(num_classes: int) -> Sums:
-    """Sums of no steps: those of `zero_sums`, the gradient's norm (times images, as the others, so that its
-    mean is over steps), and the steps that were skipped."""
+    """The sums before the first step: those of `zero_sums`, the gradient's norm (times the number of images,
+    as the others, so that its mean is over steps), and the number of skipped steps."""
     return zero_sums(num_classes) | {"grad_norm": jnp.zeros(()), "skipped": jnp.zeros(())}
 
 

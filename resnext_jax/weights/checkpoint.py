@@ -82,13 +82,13 @@ def find_network(content: Any, *, ema: bool = True) -> dict[str, Any]:
 
     Args:
         content: nested dictionaries with arrays of any library.
-        ema: where averaged weights lie beside the raw ones, take the averaged, as timm does.
+        ema: if there are averaged weights beside the raw ones, take the averaged, as timm does.
 
     Returns:
         Arrays (or `Unreadable`) by name. If no network was found, those of the dictionary that has most.
 
     Raises:
-        BadInput: no arrays by name, several networks, or averaged weights alone where the raw are wanted.
+        BadInput: no arrays by name, several networks, or averaged weights alone although the raw are wanted.
     """
     if not isinstance(content, Mapping):
         raise BadInput(f"state dict: expected arrays by name, found a {type(content).__name__}")

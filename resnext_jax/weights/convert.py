@@ -61,13 +61,13 @@ def identify(weights: str | Path, model: str | None = None, *, ema: bool = True)
     Args:
         weights: as in `create_model`.
         model: name of the variant; None: what the weights tell.
-        ema: where averaged weights lie beside the raw ones, take the averaged.
+        ema: if there are averaged weights beside the raw ones, take the averaged.
 
     Raises:
         FileNotFoundError: no such file or run.
         ConnectionError: a download failed.
         BadInput: a kind of file that is not known, weights of another variant or of none, or `ema=False`
-            where there are no averaged weights.
+            although there are no averaged weights.
 
     Example:
         >>> state_dict = rj.to_torch_state_dict(rj.create_model("test_resnet", num_classes=5))
@@ -111,7 +111,7 @@ def convert(
         source: weights as `create_model` takes them.
         destination: a file, as `write_weights` takes.
         model: name of the variant; None: what the source tells.
-        ema: where averaged weights lie beside the raw ones, take the averaged.
+        ema: if there are averaged weights beside the raw ones, take the averaged.
         dtype: type of the numbers in the file.
 
     Returns:

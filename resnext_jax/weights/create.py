@@ -68,7 +68,7 @@ def create_model(
             ("owner/name"), or a folder with config.json as such repositories have; None: initialised as
             torchvision does. `resnext-jax models --weights` lists names and tags.
         head: with weights, "strict" takes their head too, "new" initialises another one.
-        ema: where averaged weights lie beside the raw ones, take the averaged.
+        ema: if there are averaged weights beside the raw ones, take the averaged.
         preprocessing: how images are prepared, for the model's attribute of that name; None: what the weights
             say, else assumed.
         in_channels: channels of the images.

@@ -56,7 +56,7 @@ def read_weights(path: Path, *, ema: bool = True) -> StateDict:
 
     Args:
         path: a file of safetensors or of torch.save, or a run directory.
-        ema: where averaged weights lie beside the raw ones, take the averaged.
+        ema: if there are averaged weights beside the raw ones, take the averaged.
 
     Raises:
         FileNotFoundError: nothing is there, or a directory without a checkpoint.

@@ -40,7 +40,7 @@ def write_hub_folder(
     Args:
         run: the run directory.
         directory: the new folder, to be used where it is or uploaded to the hub.
-        ema: of a run that keeps a moving average, the averaged weights; else the raw ones.
+        ema: if the run keeps a moving average, write the averaged weights; False: the raw ones.
         dtype: type of the numbers in the file.
         license: identifier for the model card; None: that of converted weights if known, else none is stated.
 

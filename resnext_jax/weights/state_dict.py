@@ -46,7 +46,7 @@ def load_torch_state_dict(
         model: filled in place; may be abstract.
         state_dict: arrays of numpy, jax or torch by torch's names.
         head: "strict" fills `fc` too; "new" leaves the model's own, whatever the state dict has there.
-        ema: where averaged weights lie beside the raw ones, take the averaged.
+        ema: if there are averaged weights beside the raw ones, take the averaged.
 
     Raises:
         BadInput: names or shapes differ; the message counts all differences, names the first of each kind
@@ -106,7 +106,7 @@ def clean_state_dict(content: Mapping[str, Any], *, ema: bool = True) -> StateDi
 
     Args:
         content: a state dict, or a checkpoint that holds one; see `checkpoint.find_network`.
-        ema: where averaged weights lie beside the raw ones, take the averaged.
+        ema: if there are averaged weights beside the raw ones, take the averaged.
 
     Raises:
         BadInput: no arrays, several networks, or values that are not dense arrays of floating point numbers.

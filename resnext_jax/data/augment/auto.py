@@ -27,7 +27,7 @@ SIGNED = np.array([name in GEOMETRIC + BLENDS for name in OPERATIONS])
 
 
 def magnitudes(policy: Policy, height: int, width: int) -> np.ndarray:
-    """float32 [14, 31]: of each operation at each strength, where an image has this size.
+    """float32 [14, 31]: of each operation at each strength, for an image of this size.
 
     Shears are tangents, translations pixels, rotations degrees, blends what is added to the factor 1,
     posterize the bits that stay, solarize the value from which on it inverts. The sign is drawn apart.

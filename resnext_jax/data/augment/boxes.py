@@ -36,7 +36,7 @@ def sample_box(
         height, width: of the image.
         area: range of the rectangle's share of the image.
         aspect: range of its width by its height.
-        otherwise: the result where none of the ten fits.
+        otherwise: the result if none of the ten fits.
     """
     # One draw for everything: each costs half a second of compilation.
     *u, place = jax.random.uniform(key, (ATTEMPTS + 1, 2))

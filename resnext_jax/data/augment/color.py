@@ -21,7 +21,7 @@ class Jitter(NamedTuple):
 def sample_jitter(
     key: jax.Array, *, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Jitter:
-    """Uniform draws: factors from max(0, 1 - x) to 1 + x, hue from -x to x; None where x is 0."""
+    """Uniform draws: factors from max(0, 1 - x) to 1 + x, hue from -x to x; None if x is 0."""
     u = jax.random.uniform(key, (4,))
     by_brightness, by_contrast, by_saturation = (
         max(0.0, 1 - x) * (1 - u[i]) + (1 + x) * u[i] if x else None

@@ -26,7 +26,7 @@ class AugmentConfig(Config):
     """Cut out a part of each training image, its share of the area drawn from this range and its aspect from
     3/4 to 4/3, and stretch it to the whole size (ImageNet: 0.08 1; torchvision's RandomResizedCrop)."""
     crop_size: Annotated[int | None, Range(least=1), GoesWith("random_resized_crop")] = None
-    """Side of what random_resized_crop makes, in pixels, where training is to see other sizes than validation
+    """Side of what random_resized_crop makes, in pixels, if training is to see another size than validation
     (Touvron et al. 2019; torchvision: 176 of 224)."""
     rotate: Annotated[float, Range(least=0, most=180)] = 0.0
     """Turn training images by up to this many degrees either way (Keras' rotation_range)."""

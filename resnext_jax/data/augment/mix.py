@@ -25,7 +25,7 @@ def make_mix(mixup: float, cutmix: float) -> Mix | None:
 
     Returns:
         A function `(keys [N], images uint8 [N, H, W, C], targets float [N, K]) -> images, targets`, N even
-        and targets one-hot or any other distribution over classes; None where both are off.
+        and targets one-hot or any other distribution over classes; None if both are off.
     """
     if not mixup and not cutmix:
         return None
