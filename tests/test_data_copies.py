@@ -148,6 +148,19 @@ def copies(tmp_path):
     return tmp_path
 
 
+def test_many_images_that_are_all_the_same_are_one_group_of_few_pairs():
+    """Blank images, say: each with each other would be quadratic in number."""
+    thumbnails = np.full((1500, 32, 32), 200, np.uint8)
+    thumbnails[:, :16] += np.uint8(20)
+    thumbnails[[0, 700, 1499]] = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    pairs, different = near_copies(thumbnails)
+    assert len(pairs) == len(different) < 100 * len(thumbnails)
+    assert not different.any()
+    groups = join(len(thumbnails), pairs)
+    assert (groups == 1).sum() == 1497
+    assert (groups == np.arange(1500)).sum() == 4
+
+
 def test_check_data(copies):
     seen = []
     report = rj.check_data(str(copies), progress=lambda *done: seen.append(done))

@@ -3,6 +3,13 @@
 Run:       python experiments/benchmarks/decoding.py [FOLDER]    (FOLDER holds class folders of JPEG files)
 Hardware:  1 CPU core; about a minute. Processor time, the least of some turns: other work counts little.
 Expected:  less time than torch's, for the same pixels: shorter side to 256 pixels, centre crop to 224.
+
+Measured on a core of an Intel Xeon that other work shared, Pillow 13.0, simplejpeg 1.9: 2.99 ms an image, so
+334 per second, against 3.19 ms and 314 of torch's (ratio 0.94). Of that, decoding takes 1.03 ms, Pillow's
+resize 1.30, copies into and out of Pillow's four bytes a pixel 0.34; the rest is reading, EXIF and batches.
+So decoding and resize alone allow 430 images a second: more of the same pixels needs another resize that
+equals Pillow's to the bit. Resizing only what the crop keeps changes up to 0.1 % of the values by 1. Pillow's
+two passes made apart, each of what the crop keeps of it, give the same pixels, but save only 0.1 to 0.2 ms.
 """
 
 import argparse

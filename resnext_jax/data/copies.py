@@ -31,6 +31,7 @@ _SIDE, _LOW = 32, 8  # pixels of the thumbnail, frequencies that are kept
 _STEPS = np.arange(_SIDE)
 _COSINES = np.cos(np.pi * (2 * _STEPS + 1) * _STEPS[:_LOW, None] / (2 * _SIDE))
 _BLOCK = 2048  # images compared with as many others at once
+_MOST_PARTNERS = 64  # of an image, behind it: the pairs of a thousand blank images would be half a million
 
 # Parts of names that tell copies apart, from the finest groups to the coarsest. Each fits any name.
 _NAMINGS = (
@@ -90,6 +91,8 @@ def near_copies(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     are close, the thumbnails must agree, too, wherever neither is black: the black borders of turned and
     shifted images give images that have nothing else in common the same hash.
 
+    Of an image with very many copies, such as a blank one, only some are compared with it.
+
     Args:
         thumbnails: uint8 [N, 32, 32].
 
@@ -97,49 +100,60 @@ def near_copies(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         int64 [P, 2], the pairs in order, first the smaller index; and int [P], the bits in which their hashes
         differ.
     """
-    count = len(thumbnails)
+    count, bits = len(thumbnails), _LOW * _LOW
     frequencies = np.concatenate(
         [low_frequencies(thumbnails[i : i + _BLOCK]) for i in range(0, count, _BLOCK)]
         or [np.zeros((0, 8, 8))]
     )
     as_they_are = hashes(frequencies)
-    bits = _LOW * _LOW
-    found: dict[tuple[int, int], int] = {}
+    partners = np.zeros(count, int)
+    found = [np.zeros((0, 3), np.int64)]
     for start in range(0, count, _BLOCK):
         rows = [hashes(turned) for turned in _orientations(frequencies[start : start + _BLOCK])]
         for other in range(start, count, _BLOCK):
             columns = as_they_are[other : other + _BLOCK].T
-            for turned in rows:
-                agreeing = turned @ columns  # agreements minus differences
-                for i, j in np.argwhere(agreeing >= bits - 2 * MOST_DIFFERENT).tolist():
-                    if start + i < other + j:
-                        pair, different = (start + i, other + j), int(bits - agreeing[i, j]) // 2
-                        found[pair] = min(different, found.get(pair, bits))
-    pairs = np.array(sorted(found), np.int64).reshape(-1, 2)
+            agreeing = rows[0] @ columns  # agreements minus differences
+            for turned in rows[1:]:
+                np.maximum(agreeing, turned @ columns, out=agreeing)
+            close = agreeing >= bits - 2 * MOST_DIFFERENT
+            i, j = np.nonzero(np.triu(close, 1) if other == start else close)
+            place = np.arange(len(i)) - np.searchsorted(i, i)  # among the partners of the same image
+            kept = place < _MOST_PARTNERS - partners[start + i]
+            i, j = i[kept], j[kept]
+            partners += np.bincount(start + i, minlength=count)
+            different = (bits - agreeing[i, j].astype(np.int64)) // 2
+            found.append(np.stack([start + i, other + j, different], axis=1))
+    candidates = np.concatenate(found)
+    candidates = candidates[np.lexsort(candidates.T[1::-1])]
     alike = [
-        _agreement(thumbnails, pairs[start : start + _BLOCK]) >= LEAST_ALIKE
-        for start in range(0, len(pairs), _BLOCK)
+        _alike(thumbnails, candidates[start : start + _BLOCK]) for start in range(0, len(candidates), _BLOCK)
     ]
-    pairs = pairs[np.concatenate([*alike, np.zeros(0, bool)])]
-    return pairs, np.array([found[a, b] for a, b in pairs.tolist()], int)
+    candidates = candidates[np.concatenate([*alike, np.zeros(0, bool)])]
+    return candidates[:, :2], candidates[:, 2]
 
 
-def _agreement(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Correlation of the thumbnails of pairs where neither is black, in the best orientation; float [P]."""
-    first, second = (thumbnails[pairs[:, i]].astype(np.float32) for i in (0, 1))
-    best = np.full(len(pairs), -1.0)
-    for reflected in (second, second.swapaxes(1, 2)):
+def _alike(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Whether the thumbnails of pairs agree where neither is black, in some orientation; bool [P]."""
+    found = np.zeros(len(pairs), bool)
+    for transposed in (False, True):
         for down in (1, -1):
             for across in (1, -1):
-                other = reflected[:, ::down, ::across]
-                seen = (first > _BLACK) & (other > _BLACK)
-                count = np.maximum(seen.sum((1, 2), keepdims=True), 1)
-                a, b = ((x - (x * seen).sum((1, 2), keepdims=True) / count) * seen for x in (first, other))
-                size = np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))
-                # Of one shade where both are seen: the same, as far as that tells.
-                correlation = np.where(size > 1e-3, (a * b).sum((1, 2)) / np.maximum(size, 1e-3), 1.0)
-                best = np.maximum(best, correlation)
-    return best
+                left = np.flatnonzero(~found)
+                first, second = (thumbnails[pairs[left, i]].astype(np.float32) for i in (0, 1))
+                second = second.swapaxes(1, 2) if transposed else second
+                second = second[:, ::down, ::across]
+                found[left] = _correlation(first, second) >= LEAST_ALIKE
+    return found
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of images, [P, h, w] each, where neither is black; float [P]."""
+    seen = (first > _BLACK) & (second > _BLACK)
+    count = np.maximum(seen.sum((1, 2), keepdims=True), 1)
+    a, b = ((x - (x * seen).sum((1, 2), keepdims=True) / count) * seen for x in (first, second))
+    size = np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))
+    # Of one shade where both are seen: the same, as far as that tells.
+    return np.where(size > 1e-3, (a * b).sum((1, 2)) / np.maximum(size, 1e-3), 1.0)
 
 
 def groups_of_copies(source: Source, workers: int | None = None) -> list[str]:
