@@ -15,7 +15,7 @@ which --exact takes.
 Reported: 74.4 % on the test images, 228 s an epoch on a CPU.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
 10,000 images at 32 px, 4 epochs, 3 seeds: 47.2 +- 1.4 %, half a
-minute an epoch. See experiments/README.md; the full size needs a GPU.
+minute an epoch. See experiments/README.md; the full size was not run yet.
 """
 
 from pathlib import Path

@@ -11,7 +11,7 @@ at 0.1 with Nesterov momentum 0.9, weight decay 5e-4, batch 128, 300 epochs, a t
 Reported: 96.35 % (8x64d, 34.4 M parameters) and 96.42 % (16x64d, 68.1 M); means of ten runs.
 Ours, reduced (2 cores of an AMD EPYC (Zen 4), 2026-11-25):
 8x16d, 1,280 images, 4 epochs in batches of 16, 3 seeds: 32.2 +- 2.2 %.
-See experiments/README.md; the full size needs a GPU.
+See experiments/README.md; the full size was not run yet.
 """
 
 from pathlib import Path

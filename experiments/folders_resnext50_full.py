@@ -20,7 +20,7 @@ pixels and divided by 255: --exact takes these.
 Reported: no figure.
 Ours, reduced (2 cores of an AMD EPYC (Zen 4), 2026-11-25):
 monkeypox by patient, 480 training images at 48 px, 4 epochs, 3 seeds:
-54.8 +- 1.9 % on val, 58.3 +- 2.0 % on test. See experiments/README.md; the full size needs a GPU.
+54.8 +- 1.9 % on val, 58.3 +- 2.0 % on test. See experiments/README.md; the full size was not run yet.
 """
 
 from pathlib import Path

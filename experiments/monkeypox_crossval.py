@@ -13,7 +13,7 @@ weights at 224 px, trained on augmented photos. How long and at which rate is ou
 Reported: accuracy 82.96 +- 4.57 %.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
 resnext14_32x4d without weights at 48 px, 10 epochs at 1e-3,
-tested on copies: 64.99 +- 3.30 %. See experiments/README.md; the full size needs a GPU.
+tested on copies: 64.99 +- 3.30 %. See experiments/README.md; the full size was not run yet.
 """
 
 from dataclasses import replace

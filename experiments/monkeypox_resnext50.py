@@ -14,7 +14,7 @@ Reported: 86.5 % (371 of 429) at best, 99 % on the training images.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
 resnext14_32x4d at 48 px, 10 epochs at 1e-3, 3 seeds: 89.8 +- 1.1 %, by patient
 64.9 +- 3.8 %; this model at 64 px, 3 epochs: 73.1 +- 2.4 %.
-See experiments/README.md; the full size needs a GPU.
+See experiments/README.md; the full size was not run yet.
 """
 
 from pathlib import Path

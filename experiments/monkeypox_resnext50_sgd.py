@@ -13,7 +13,7 @@ to be small; ours has two. It starts from torch's default initialisation, not to
 Reported: no figure.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
 640 images at 48 px, 3 epochs, 3 seeds: 53.2 +- 1.8 %, a guess's accuracy.
-See experiments/README.md; the full size needs a GPU.
+See experiments/README.md; the full size was not run yet.
 """
 
 from pathlib import Path

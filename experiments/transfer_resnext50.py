@@ -12,7 +12,7 @@ that; then one image is predicted, and a folder of them in batches, to a table, 
 Reported: no figure.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
 ResNet-18 from the CIFAR-10 run to monkeypox by patient at 48 px,
-4 epochs, 3 seeds: 65.6 +- 7.0 %. See experiments/README.md; the full size needs a GPU.
+4 epochs, 3 seeds: 65.6 +- 7.0 %. See experiments/README.md; the full size was not run yet.
 """
 
 from pathlib import Path

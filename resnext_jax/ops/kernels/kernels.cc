@@ -75,7 +75,7 @@ ffi::Error CheckGroups(int64_t channels, int64_t width, int64_t depth) {
                                      std::to_string(kLanes));
 }
 
-// The kernels of one type. Run computes results of s.
+// The kernels of one type, and whether they can compute a convolution or, transposed, its input gradient.
 struct Float32 {
   static constexpr ffi::DataType kType = ffi::F32;
   static ffi::Error Check(const conv::Shape& s, bool transposed) {
