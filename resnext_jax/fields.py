@@ -10,8 +10,8 @@ The rules of a field stand beside it, as metadata of its type, and `Config.check
 A configuration may inherit from several parts; the command line shows each part under a heading of its own.
 """
 
-import math
 import operator
+import sys
 import types
 import typing
 from dataclasses import MISSING, dataclass, fields
@@ -245,7 +245,8 @@ def _is_one(value: Any, kind: Any) -> bool:
         of = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         return len(value) == len(of) and all(map(_is_a, value, of))
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max  # a whole number may have more digits
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return value is None if kind in (None, type(None)) else isinstance(value, kind)

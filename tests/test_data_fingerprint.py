@@ -64,9 +64,11 @@ def test_every_change_is_told_and_named(image_folder, saved, tmp_path, change, t
         check_same_images(fingerprint(image_folder), saved, "the data", tmp_path / "run")
     for words in told:
         assert words in str(caught.value)
-    (tmp_path / "run" / "images.csv.gz").write_bytes(gzip.compress(b"no table")[:-9])
-    with pytest.raises(ValueError, match=r"other (names|size)"):
-        check_same_images(fingerprint(image_folder), saved, "the data", tmp_path / "run")
+    table = gzip.compress(b"no table")
+    for damaged in (table[:-9], table[:10] + b"\xff" * 8 + table[18:]):
+        (tmp_path / "run" / "images.csv.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"other (names|size)"):
+            check_same_images(fingerprint(image_folder), saved, "the data", tmp_path / "run")
 
 
 def test_another_split_is_told(image_folder, saved, tmp_path):

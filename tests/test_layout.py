@@ -101,8 +101,8 @@ def test_parts_import_only_public_names_of_each_other(part):
 
 
 def test_tests_are_named_after_a_part():
-    """The package as a whole is the subject of three files; scripts beside it are `experiments`."""
-    whole = {"architecture", "docstrings", "layout"}
+    """The package as a whole is the subject of a few files; scripts beside it are `experiments`."""
+    whole = {"architecture", "docstrings", "layout", "reliability"}
     subjects = {file.stem.split("_")[1] for file in Path(__file__).parent.glob("test_*.py")}
     assert subjects <= {*FLOORS, "experiments", *whole}
 

@@ -56,6 +56,12 @@ def config(small_run) -> rj.TrainConfig:
     return replace(small_run, epochs=2)
 
 
+@pytest.fixture
+def finished(config) -> rj.TrainConfig:
+    fit(config, quiet=True)
+    return config
+
+
 def command(config: rj.TrainConfig, *more: str) -> list[str]:
     names = ("data", "model", "image_size", "batch_size", "lr", "epochs", "devices", "out")
     flags = [part for name in names for part in ("--" + name.replace("_", "-"), str(getattr(config, name)))]
@@ -236,12 +242,17 @@ def test_a_full_disk_stops_the_run_or_not(config, tmp_path, monkeypatch, caplog)
         with pytest.raises(OSError, match="no space left for a checkpoint") as caught:
             fit(config, quiet=True)
         assert "\n" not in str(caught.value)
+        # A run that goes on without saving does not end as if it had saved.
+        with pytest.raises(OSError, match="no space left for a checkpoint"):
+            fit(replace(config, resume=True, on_save_error="continue"), quiet=True)
+    assert not (config.out / "summary.json").exists()
+    assert caplog.text.count("training goes on, and saves again later") == 1
     # Nothing was saved: it starts from the beginning. Full once more, for the first epoch only.
     full = iter([1000])
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(full, usage.free)))
         result = fit(replace(config, resume=True, on_save_error="continue"), quiet=True)
-    assert "training goes on, and saves again later" in caplog.text
+    assert caplog.text.count("training goes on, and saves again later") == 2
     assert len(result.history) == 2
     whole = replace(config, out=tmp_path / "whole")
     fit(whole, quiet=True)
@@ -365,3 +376,13 @@ def test_choosing_on_the_test_split_is_said(config, image_folder, tmp_path, caps
     result = fit(replace(config, data=str(tmp_path / "divided"), epochs=1))
     assert "the best is chosen, on the test split" in capsys.readouterr().out
     assert result.summary["validated_on"] == "test"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"epochs": [', "[" * 100_000])
+def test_a_damaged_summary_is_written_again(finished, content):
+    """The job script is repeated after a disk was repaired."""
+    summary = (finished.out / "summary.json").read_text()
+    (finished.out / "summary.json").write_text(content)
+    fit(replace(finished, resume=True), quiet=True)
+    for name in ("best_epoch", "best_val_loss", "epochs"):
+        assert json.loads((finished.out / "summary.json").read_text())[name] == json.loads(summary)[name]

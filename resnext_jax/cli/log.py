@@ -36,6 +36,7 @@ def log_to_stderr() -> Shown:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are read all the same
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd images, which are read or named all the same
     return handler
 
 

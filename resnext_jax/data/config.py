@@ -14,7 +14,7 @@ from resnext_jax.data.preprocessing import Preprocessing
 from resnext_jax.data.sources import Source
 from resnext_jax.data.split import Split
 from resnext_jax.data.table import Columns, open_table
-from resnext_jax.data.walk import TABLE_SUFFIXES
+from resnext_jax.data.walk import TABLE_SUFFIXES, at_home
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, NotWith, Range, shown
 
@@ -93,7 +93,7 @@ class DataConfig(Config):
 
     def open(self) -> Dataset:
         """The data set; see `open_dataset`."""
-        path, is_table = Path(self.data).expanduser(), _is_table(self.data)
+        path, is_table = at_home(self.data), _is_table(self.data)
         for name in _OF_TABLES:
             if getattr(self, name) is not None and not is_table:
                 raise BadInput(
@@ -109,12 +109,12 @@ class DataConfig(Config):
             return open_tfds(self.data.removeprefix("tfds:"), self.rule, self.data_dir)
         if is_table:
             columns = Columns(self.image_column, self.label_column, self.split_column, self.group_column)
-            return open_table(path, self.rule, columns, self.image_dir and self.image_dir.expanduser())
+            return open_table(path, self.rule, columns, self.image_dir and at_home(self.image_dir))
         return open_folder(path, self.rule)
 
 
 def _is_table(data: str) -> bool:
-    path = Path(data).expanduser()
+    path = at_home(data)
     return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
 
 

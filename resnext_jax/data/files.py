@@ -12,7 +12,7 @@ from PIL import Image
 from resnext_jax.data.folder import read_file
 from resnext_jax.data.images import upright
 from resnext_jax.data.sources import Record
-from resnext_jax.data.walk import Folder
+from resnext_jax.data.walk import Folder, at_home
 from resnext_jax.errors import BadInput
 
 ImageLike: TypeAlias = str | Path | np.ndarray | Image.Image
@@ -95,7 +95,7 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
         >>> [str(file) for file in list_files([".", "a*"])]
         ['a.png', 'b.jpg', 'a.png']
     """
-    return [file for path in paths for file in _expand(Path(path).expanduser())]
+    return [file for path in paths for file in _expand(at_home(path))]
 
 
 def _expand(path: Path) -> list[Path]:

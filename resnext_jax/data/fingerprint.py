@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Fingerprint:
             return []
         try:
             before = _parse((directory / IMAGES_FILE).read_bytes())
-        except (OSError, EOFError, ValueError, TypeError):
+        except (OSError, EOFError, ValueError, TypeError, zlib.error, csv.Error):
             return [f"other {name}s" if name != "names" else "other names" for name in now if name in changed]
         after = _parse(self.table)
         told = {

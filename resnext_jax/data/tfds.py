@@ -17,6 +17,7 @@ from resnext_jax.data.dataset import Dataset
 from resnext_jax.data.sources import Record
 from resnext_jax.data.split import SPLIT_OF_NAME, Split
 from resnext_jax.data.tfds_index import Index, Row, load_index
+from resnext_jax.data.walk import at_home
 from resnext_jax.errors import BadInput, MissingPackage
 
 # Features that name an example, the first that a data set has.
@@ -145,7 +146,7 @@ def open_tfds(name: str, rule: Split, data_dir: Path | None = None) -> Dataset:
     """
     wanted = TfdsName.parse(name)
     tfds = import_tfds()
-    directory = _find(wanted, (data_dir or Path(tfds.core.constants.DATA_DIR)).expanduser())
+    directory = _find(wanted, at_home(data_dir or tfds.core.constants.DATA_DIR))
     try:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # JSON, protobuf and TFDS errors of all kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ _LITTER = frozenset(
         "__pycache__",
     }
 )
+
+
+def at_home(path: str | Path) -> Path:
+    """A path with the user's home in the place of `~`; one of a user who is not here stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError):  # no such user; a name that no file can have
+        return Path(path)
 
 
 class Folder:
@@ -114,15 +123,28 @@ class Folder:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                is_folder, size = _look(entry)
+                if is_folder:
                     if entry.name.lower() not in _LITTER:
                         folders.append(Folder(self.path / entry.name, around, is_link=entry.is_symlink()))
                     continue
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if suffix in image_suffixes():
-                    # A pipe, a device or a broken link: an image that cannot be read.
-                    files.append((entry.name, entry.stat().st_size if entry.is_file() else 0))
+                    files.append((entry.name, size))
                 else:
                     others[suffix] += 1
         folders = [folder for folder in folders if not folder.is_link or folder._identity not in around]
         return sorted(folders, key=lambda folder: folder.name), sorted(files), others
+
+
+def _look(entry: os.DirEntry[str]) -> tuple[bool, int]:
+    """Whether it is a folder, and its bytes.
+
+    0 for what cannot be read as an image: a pipe, a device, a link to nothing or to itself.
+    """
+    try:
+        return entry.is_dir(), entry.stat().st_size if entry.is_file() else 0
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False, 0

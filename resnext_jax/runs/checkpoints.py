@@ -314,7 +314,7 @@ class Checkpoints:
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
             rank(metrics)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Damaged(f"{path}: damaged ({error!r})") from None
         return metrics
 

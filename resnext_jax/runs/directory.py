@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def is_run(directory: Path) -> bool:
     """Whether a directory is a run's of this package, also if the run is damaged or has only begun."""
     if (directory / LOCK).is_file() or saved_steps(directory):
         return True
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         versions = values.get("versions") if isinstance(values, dict) else None
         return isinstance(versions, dict) and "resnext-jax" in versions
@@ -179,9 +180,14 @@ def read_config(directory: Path) -> dict[str, Any]:
         for step in steps:
             with contextlib.suppress(ValueError, OSError):
                 values = read_meta(directory, step)
-                logger.warning("%s; taken from the checkpoint of step %d", error, step)
+                _say_damaged(str(error), step)
                 return values
         raise
+
+
+@cache  # a command reads it several times
+def _say_damaged(error: str, step: int) -> None:
+    logger.warning("%s; taken from the checkpoint of step %d", error, step)
 
 
 def has_average(directory: Path) -> bool:
@@ -194,12 +200,16 @@ def has_average(directory: Path) -> bool:
 
 
 def read_spec(directory: Path) -> ModelSpec:
-    """The model of the run in a directory, as `config.json` says.
+    """The model of the run in a directory: as the newest checkpoint says that can be read, for its arrays are
+    what the model takes; as `config.json` says if there is none.
 
     Raises:
         FileNotFoundError: there is no run.
         BadInput: the file does not describe a model.
     """
+    for step in saved_steps(directory):
+        with contextlib.suppress(ValueError, OSError):
+            return ModelSpec.from_dict(read_meta(directory, step))
     try:
         return ModelSpec.from_dict(read_config(directory))
     except BadInput as error:
@@ -239,7 +249,7 @@ def checked(values: Any, path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, PermissionError):
             raise
         raise BadInput(f"{path}: damaged ({error})") from None

@@ -72,7 +72,7 @@ def read_history(directory: Path) -> list[Row]:
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line).items()
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise BadInput(f"{file}, line {number}: expected a JSON object: {error}") from error
         rows.append({name: math.nan if value is None else value for name, value in values})
     return rows

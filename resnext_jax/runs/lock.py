@@ -78,5 +78,5 @@ def _holder(file: IO[str]) -> str:
     try:
         who = json.load(file)
         return f"process {who['process']} on {who['host']} since {who['since']}"
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
         return "another process"

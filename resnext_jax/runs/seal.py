@@ -35,7 +35,7 @@ def verify(folder: Path, *items: str) -> None:
         wanted = {name: tuple(values) for name, values in noted.items() if name.split("/")[0] in items}
     except FileNotFoundError:
         return
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise _damaged(folder / SEAL, error) from None
     for name, values in wanted.items():
         try:

@@ -148,7 +148,8 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
                 trainer.diverged(f"the validation loss is {row['val_loss']}")
             trainer.end_epoch(row, lr_scale(config, [*trainer.history, row]))
             stopping = stop.requested(trainer.step)
-            _save(trainer, checkpoints, monitored(row, config.monitor), must=stopping)
+            last = stopping or _finished(config, trainer.history)  # no later one makes up for it
+            _save(trainer, checkpoints, monitored(row, config.monitor), must=last)
             saved = time.monotonic()
             console.line(_summary_line(row, config, best=best_row(trainer.history, config.monitor) is row))
             if primary:
@@ -195,7 +196,8 @@ def _is_resumable(config: TrainConfig) -> bool:
 def _finished_before(config: TrainConfig) -> FitResult | None:
     """The result of a run that was finished by an earlier process."""
     out = config.directory
-    with contextlib.suppress(runs.Damaged, OSError, ValueError), runs.Checkpoints(out) as checkpoints:
+    damage = (OSError, ValueError, KeyError, TypeError, RecursionError)  # of either file
+    with contextlib.suppress(*damage), runs.Checkpoints(out) as checkpoints:
         history = checkpoints.read_meta(checkpoints.step_of("latest"))["history"]
         summary = json.loads((out / runs.SUMMARY).read_text(encoding="utf-8"))
         if _finished(config, history) and summary["epochs"] == len(history):

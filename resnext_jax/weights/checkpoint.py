@@ -228,7 +228,8 @@ def _features(network: Mapping[str, Any]) -> int | None:
     """Channels of the last stage's output."""
     pattern = re.compile(r"layer(\d+)\.(\d+)\.conv(\d)\.weight")
     convolutions = [(tuple(map(int, m.groups())), name) for name in network if (m := pattern.fullmatch(name))]
-    return network[max(convolutions)[1]].shape[0] if convolutions else None
+    shape = getattr(network[max(convolutions)[1]], "shape", ()) if convolutions else ()
+    return shape[0] if shape else None
 
 
 def _is_head(name: str, arrays: Mapping[str, Any], features: int | None) -> bool:

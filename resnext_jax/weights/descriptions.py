@@ -54,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: damaged: {error}") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected a JSON object")

@@ -180,13 +180,14 @@ def model_card(
 
 
 def _metrics(run: Path) -> dict[str, str]:
-    path = run / "summary.json"
-    if not path.is_file():
+    """What the run's summary says, if it has one that can be read."""
+    try:
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        top1, loss = summary.get("best_val_top1"), summary.get("best_val_loss")
+        found = {"Validation top-1": f"{100 * top1:.2f} %"} if top1 is not None else {}
+        return found | ({"Validation loss": f"{loss:.4f}"} if loss is not None else {})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    top1, loss = summary.get("best_val_top1"), summary.get("best_val_loss")
-    found = {"Validation top-1": f"{100 * top1:.2f} %"} if top1 is not None else {}
-    return found | ({"Validation loss": f"{loss:.4f}"} if loss is not None else {})
 
 
 def _origin(settings: dict[str, Any], spec: ModelSpec) -> str:

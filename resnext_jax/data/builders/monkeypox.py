@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,9 @@ _CLASS_OF_FOLDER = {
 }
 # M01_02_10.jpg: patient M01, photo 02, copy 10; originals have no copy.
 _FILE_NAME = re.compile(r"(?P<photo>(?P<patient>N?M\d+)_\d+)(_\d+)?\.\w+", re.IGNORECASE)
+
+_MOST_BYTES = 1 << 28
+"""Of a file in the archive, unpacked."""
 
 
 class Monkeypox(ArchiveBuilder, skip_registration=True):
@@ -77,17 +81,15 @@ class Monkeypox(ArchiveBuilder, skip_registration=True):
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
         with ExitStack() as stack:
-            root: Path | zipfile.Path = self.archive
             config: Any = self.builder_config
-            if self.archive.is_file():
-                root = zipfile.Path(stack.enter_context(zipfile.ZipFile(self.archive)))
+            archive = stack.enter_context(zipfile.ZipFile(self.archive)) if self.archive.is_file() else None
             for path, label in select(list_images(self.archive), config.name, self.archive):
                 name = _FILE_NAME.fullmatch(path.name)
                 if name is None:
                     raise BadInput(
                         f"{path} in {self.archive}: expected a name such as M01_02.jpg or NM01_02_03.jpg"
                     )
-                data = root.joinpath(str(path)).read_bytes()
+                data = (self.archive / path).read_bytes() if archive is None else _unpacked(archive, path)
                 decode(data, f"{path} in {self.archive}")
                 yield (
                     str(path),
@@ -99,6 +101,25 @@ class Monkeypox(ArchiveBuilder, skip_registration=True):
                         "file_name": path.name,
                     },
                 )
+
+
+def _unpacked(archive: zipfile.ZipFile, path: PurePosixPath) -> bytes:
+    """A member of a zip file. It is read, never written under the name that it has there.
+
+    Raises:
+        BadInput: damaged, or of a size that no photo has.
+    """
+    where = f"{path} in {archive.filename}"
+    try:
+        member = archive.getinfo(str(path))
+        if member.file_size > _MOST_BYTES:
+            raise BadInput(
+                f"{where}: {member.file_size:,} bytes, of no photo; expected at most {_MOST_BYTES:,}"
+            )
+        return archive.read(member)
+    # Encrypted (RuntimeError), packed in a way that is not known, or damaged.
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+        raise BadInput(f"{where}: cannot be unpacked: {error}") from None
 
 
 def list_images(archive: Path) -> list[PurePosixPath]:
