@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,22 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from processes import COMMAND, free_port
 
 import resnext_jax as rj
 from resnext_jax import cli
 from resnext_jax.runs import Checkpoints
 from resnext_jax.training import Interrupted
-
-# Runs a command with the `tiny` model in the table, as a process of its own.
-TINY_COMMAND = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from resnext_jax.models import VARIANTS, ResNetConfig
-VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
-from resnext_jax.cli import main
-main()
-"""
-
 
 @pytest.fixture
 def config(small_run) -> rj.TrainConfig:
@@ -180,7 +169,7 @@ def tiny_process(config: rj.TrainConfig, *more: str, **environment: str) -> subp
     fields = ("data", "model", "image_size", "batch_size", "lr", "pad_crop", "out")
     flags = [part for name in fields for part in ("--" + name.replace("_", "-"), str(getattr(config, name)))]
     return subprocess.Popen(
-        [sys.executable, "-c", TINY_COMMAND, "train", *flags, *more],
+        [sys.executable, "-c", COMMAND, "train", *flags, *more],
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -228,9 +217,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch(config, tmp_path):
 
 def joined_processes(configs, *flags):
     """Processes of two devices each, joined over the loopback, ended, and what each printed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         tiny_process(
             config,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
 from jax.errors import JaxRuntimeError
 
 from resnext_jax import ops, training
@@ -38,6 +39,8 @@ def clean_exit() -> Iterator[None]:
     try:
         yield
     except training.Interrupted as stop:
+        if jax.process_index() > 0:  # the first process says it for all
+            raise SystemExit(128 + stop.signum) from None
         resume = shlex.join(["resnext-jax", "train", "--resume", "--out", str(stop.directory)])
         _fail(f"interrupted: {stop}; go on with: {resume}", 128 + stop.signum)
     except KeyboardInterrupt:

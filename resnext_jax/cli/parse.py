@@ -96,7 +96,9 @@ def _saved(config: Config) -> Config:
     """The settings of the run that `config` resumes."""
     if config.out is None or not (saved_steps(config.out) or (config.out / CONFIG).is_file()):
         return config  # there is nothing to go on with: the run starts with these
-    saved = dataclasses.asdict(saved_config(config.out)) | {"resume": True, "overwrite": False}
+    # How many processes go on with a run is not the run's to say.
+    ours = {"resume": True, "overwrite": False, "distributed": False}
+    saved = dataclasses.asdict(saved_config(config.out)) | ours
     return dataclasses.replace(config, **saved)
 
 

@@ -1,7 +1,13 @@
 """Devices and processes: the mapping of steps (the only pmap), joining processes, the runtime's set-up."""
 
 from resnext_jax.devices.parallel import AXIS, Batch, DataParallel
-from resnext_jax.devices.processes import agreed, failing_together, join_processes
+from resnext_jax.devices.processes import (
+    agreed,
+    check_agreement,
+    failing_together,
+    from_first,
+    join_processes,
+)
 from resnext_jax.devices.runtime import enable_compilation_cache, interruptible, peak_memory_gib
 
 __all__ = [
@@ -9,8 +15,10 @@ __all__ = [
     "Batch",
     "DataParallel",
     "agreed",
+    "check_agreement",
     "enable_compilation_cache",
     "failing_together",
+    "from_first",
     "interruptible",
     "join_processes",
     "peak_memory_gib",

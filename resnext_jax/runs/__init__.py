@@ -12,6 +12,7 @@ from resnext_jax.runs.directory import (
     read_spec,
     saved_steps,
     start,
+    versions,
     write_config,
 )
 from resnext_jax.runs.history import (
@@ -52,6 +53,7 @@ __all__ = [
     "saved_steps",
     "start",
     "to_json",
+    "versions",
     "write_config",
     "write_history",
     "write_json",

@@ -152,7 +152,7 @@ def write_config(
             command that resumes is noted beside them.
     """
     about: dict[str, Any] = {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "devices": [device.device_kind for device in jax.devices()],
         "machine": {"system": platform.platform(), "cpus": available_cpus()},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -161,6 +161,11 @@ def write_config(
         about = {name: resumed[name] for name in about if name in resumed} | {"resumed": about}
     described = {"config": config} | ({"data": data} if data else {})
     write_json(directory / CONFIG, {"format": FORMAT} | spec.to_dict() | described | about)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a run's numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -222,6 +222,8 @@ class RunConfig(Config):
     distributed: Annotated[bool, Free()] = False
     """One process of many: join them by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by
     what the cluster (SLURM, TPU pod) says."""
+    peer_timeout: Annotated[float, Range(above=0), Free()] = 300.0
+    """With several processes: end if one of them does not answer for so many seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from resnext_jax.inference import Evaluator, class_metrics, mean_metrics, means
 from resnext_jax.models import trainable_mask
 from resnext_jax.runs import Row, best_row, monitored
 from resnext_jax.storage import write_whole
+from resnext_jax.training.agreement import check_same_data, check_same_run, check_shared
 from resnext_jax.training.config import TrainConfig, saved_config
 from resnext_jax.training.decisions import lr_scale, stops_early
 from resnext_jax.training.optimizer import make_schedule
@@ -88,6 +89,9 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
     config.check()
     if config.distributed:
         join_processes()
+        check_same_run(config)
+        if config.resume:
+            check_shared(config.directory, config.peer_timeout)
     enable_compilation_cache()
     started = time.perf_counter()
     parallel = DataParallel(config.devices)
@@ -105,7 +109,10 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             if primary:
                 claimed = runs.claim(config.directory, resume=config.resume, overwrite=config.overwrite)
                 stack.enter_context(claimed)
+        check_shared(config.directory, config.peer_timeout)
+        with failing_together():
             prepared = prepare(config, parallel.global_count, console, resuming=resuming)
+        check_same_data(prepared[0].fingerprint.summary, config.peer_timeout)
         trainer = Trainer(*prepared, parallel)
         del prepared  # the initial state, whose place the trainer's takes
         setup = trainer.setup

@@ -19,13 +19,17 @@ def train(config: TrainConfig) -> FitResult:
     Args:
         config: the run.
     """
+    import jax
+
     from resnext_jax import reports
     from resnext_jax.reports import curves
 
     result = reports.fit(config, writers=[curves.write_curves])
     summary = result.summary
-    print(
-        f"best epoch {summary['best_epoch']}: validation top-1 {100 * summary['best_val_top1']:.2f} %, loss "
-        f"{summary['best_val_loss']:.4f}; {summary['seconds']:.0f} s in all; the run is in {result.directory}"
-    )
+    if jax.process_index() == 0:
+        print(
+            f"best epoch {summary['best_epoch']}: validation top-1 {100 * summary['best_val_top1']:.2f} %, "
+            f"loss {summary['best_val_loss']:.4f}; {summary['seconds']:.0f} s in all; the run is in "
+            f"{result.directory}"
+        )
     return result

@@ -1,0 +1,54 @@
+"""Runs by several real processes on this host, for the tests of them."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+# A command with the `tiny` model in the table, as a process of its own.
+COMMAND = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from resnext_jax.models import VARIANTS, ResNetConfig
+VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
+from resnext_jax.cli import main
+main()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(flags: Sequence[Sequence[str]], *, devices: int = 1) -> list[subprocess.Popen]:
+    """One `train` of several processes, each with the flags of its own."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "train", *own, "--distributed"],
+            env=os.environ
+            | {
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": str(len(flags)),
+                "JAX_PROCESS_ID": str(index),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index, own in enumerate(flags)
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str, str]]:
+    """Exit code, standard output and standard error of each, once all have ended."""
+    try:
+        outputs = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
