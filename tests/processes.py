@@ -23,19 +23,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def joining(port: int, processes: int, index: int) -> list[str]:
+    where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process-id", str(index)]
+    return ["--distributed", *where]
+
+
 def start(flags: Sequence[Sequence[str]], *, devices: int = 1) -> list[subprocess.Popen]:
     """One `train` of several processes, each with the flags of its own."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "train", *own, "--distributed"],
-            env=os.environ
-            | {
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                "JAX_NUM_PROCESSES": str(len(flags)),
-                "JAX_PROCESS_ID": str(index),
-            },
+            [sys.executable, "-c", COMMAND, "train", *own, *joining(port, len(flags), index)],
+            env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

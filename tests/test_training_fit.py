@@ -20,6 +20,7 @@ from resnext_jax import cli
 from resnext_jax.runs import Checkpoints
 from resnext_jax.training import Interrupted
 
+
 @pytest.fixture
 def config(small_run) -> rj.TrainConfig:
     return replace(small_run, epochs=3, pad_crop=1)

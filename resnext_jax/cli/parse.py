@@ -36,6 +36,8 @@ def parse(arguments: Sequence[str]) -> Command:
     if name is None:
         _explain(arguments)
     rest, prog = arguments[len(name.split()) :], f"{PROGRAM} {name}"
+    if name == "launch" and "train" in rest:  # what follows are flags of that command
+        rest = [*rest[: rest.index("train")], "--", *rest[rest.index("train") :]]
     with _errors_in_one_line():
         command = tyro.cli(COMMANDS[name], prog=prog, args=rest, config=FLAT, registry=HEADINGS)
     if isinstance(command, Train) and command.resume:
@@ -98,6 +100,7 @@ def _saved(config: Config) -> Config:
         return config  # there is nothing to go on with: the run starts with these
     # How many processes go on with a run is not the run's to say.
     ours = {"resume": True, "overwrite": False, "distributed": False}
+    ours |= dict.fromkeys(("coordinator", "processes", "process_id"))
     saved = dataclasses.asdict(saved_config(config.out)) | ours
     return dataclasses.replace(config, **saved)
 

@@ -1,6 +1,7 @@
 """Devices and processes: the mapping of steps (the only pmap), joining processes, the runtime's set-up."""
 
 from resnext_jax.devices.parallel import AXIS, Batch, DataParallel
+from resnext_jax.devices.peers import waiting_for_verdict
 from resnext_jax.devices.processes import (
     agreed,
     check_agreement,
@@ -22,4 +23,5 @@ __all__ = [
     "interruptible",
     "join_processes",
     "peak_memory_gib",
+    "waiting_for_verdict",
 ]

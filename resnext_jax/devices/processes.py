@@ -12,32 +12,58 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from resnext_jax.devices.peers import end_without, ending_when_aborted, reachable, watch_peers
 from resnext_jax.errors import BadInput
 
 _NUMBERS = count()  # of comparisons: every process makes the same ones, in the same order
 
 
-def join_processes() -> None:
+def join_processes(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout: float = 300.0,
+) -> None:
     """Join the other processes of a distributed run; the log of all but the first then has errors only.
 
-    Reads JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID if they are set; JAX finds out
-    about SLURM, Open MPI, Kubernetes and TPU pods by itself.
+    If one of them does not come, dies, hangs or can't be reached, this process ends with exit code 4 and one
+    line.
+
+    Args:
+        coordinator: host:port of the first process; default: JAX_COORDINATOR_ADDRESS, or what the cluster
+            says. JAX knows SLURM, Open MPI, Kubernetes (JobSet) and TPU pods.
+        processes: how many there are; default: JAX_NUM_PROCESSES, or what the cluster says.
+        process_id: which this one is, from 0; default: JAX_PROCESS_ID, or what the cluster says.
+        timeout: seconds in which all processes come, and within which each gives a sign of life.
 
     Raises:
-        ValueError: no cluster was found, or the variables are incomplete.
+        BadInput: no cluster was found, or the settings are incomplete.
     """
     if jax.distributed.is_initialized():
         return
-    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    number, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    state = _state()
     try:
-        jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(index) if index else None
-        )
+        with ending_when_aborted(lambda: _who_is_missing(state, address, timeout)):
+            jax.distributed.initialize(
+                address,
+                num_processes=processes if processes is not None or not number else int(number),
+                process_id=process_id if process_id is not None or not index else int(index),
+                initialization_timeout=max(1, round(timeout)),
+                # Ours names who is gone, so it goes first.
+                heartbeat_timeout_seconds=max(10, round(3 * timeout)),
+                shutdown_timeout_seconds=max(1, round(timeout)),
+            )
+    except jax.errors.JaxRuntimeError:
+        end_without(_who_is_missing(state, address, timeout))
     except (ValueError, RuntimeError) as error:
         raise BadInput(
-            f"distributed=True: {error}; set JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID in each process"
+            f"distributed=True: {error}; give coordinator=HOST:PORT, processes=N and process_id=I in each "
+            "process, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
+    watch_peers(state.client, state.process_id, state.num_processes, state.coordinator_address, timeout)
     if jax.process_index() > 0:
         logging.getLogger("resnext_jax").setLevel(logging.ERROR)
 
@@ -114,11 +140,23 @@ def _verdict(client: Any, name: str, facts: Mapping[str, str], wait: int) -> str
     return ""
 
 
+def _who_is_missing(state: Any, address: str | None, timeout: float) -> str:
+    """The beginning of a line about processes that did not come together."""
+    tried: str = state.coordinator_address or address or ""
+    if state.process_id > 0 and not reachable(tried):
+        return f"process 0 could not be reached at {tried} within {timeout:g} s"
+    return f"not all {state.num_processes} processes came within {timeout:g} s"
+
+
 def _client() -> Any:
-    """The client of the service that the processes found each other by; JAX has no public name for it."""
+    return _state().client
+
+
+def _state() -> Any:
+    """What JAX knows of the service by which the processes found each other; it has no public name for it."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from resnext_jax.training.config import TrainConfig
 
 # Where each process finds and reads things; the data themselves are compared by their fingerprint.
 OWN = {"out", "data", "data_dir", "image_dir", "workers", "cache_gib", "peer_timeout"}
+OWN |= {"distributed", "coordinator", "processes", "process_id"}
 
 SEEN_WITHIN = 5.0  # seconds in which a shared file system shows a new file to the other hosts
 

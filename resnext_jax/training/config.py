@@ -221,9 +221,18 @@ class RunConfig(Config):
     """Use only this many devices of each host (default: all)."""
     distributed: Annotated[bool, Free()] = False
     """One process of many: join them by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by
-    what the cluster (SLURM, TPU pod) says."""
+    what the cluster (SLURM, Open MPI, Kubernetes, TPU pod) says."""
+    coordinator: Annotated[str | None, Free(), GoesWith("distributed")] = None
+    """HOST:PORT of the first process, where nothing else says it."""
+    processes: Annotated[int | None, Range(least=1), Free(), GoesWith("coordinator")] = None
+    """How many processes there are."""
+    process_id: Annotated[int | None, Range(least=0, below="processes"), Free(), GoesWith("coordinator")] = (
+        None
+    )
+    """Which of the processes this one is, from 0."""
     peer_timeout: Annotated[float, Range(above=0), Free()] = 300.0
-    """With several processes: end if one of them does not answer for so many seconds."""
+    """With several processes: end with exit code 4 if one does not come within so many seconds, or gives no
+    sign of life for so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +267,11 @@ class TrainConfig(
             raise BadInput("resume=True without out: expected the directory of the run to go on with")
         if self.distributed and self.out is None:
             raise BadInput("distributed=True without out: expected a directory that all processes share")
+        if self.coordinator is not None:
+            if not re.fullmatch(r".+:\d+", self.coordinator):
+                raise BadInput(f"{shown(self, 'coordinator')}: expected HOST:PORT of the first process")
+            if self.processes is None or self.process_id is None:
+                raise BadInput(f"{shown(self, 'coordinator')}: give processes=N and process_id=I, too")
         if self.min_lr >= self.peak_lr:
             raise BadInput(
                 f"{shown(self, 'min_lr')}: expected less than the learning rate, lr={self.peak_lr}"

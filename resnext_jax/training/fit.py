@@ -24,6 +24,7 @@ from resnext_jax.devices import (
     failing_together,
     join_processes,
     peak_memory_gib,
+    waiting_for_verdict,
 )
 from resnext_jax.errors import BadInput
 from resnext_jax.inference import Evaluator, class_metrics, mean_metrics, means
@@ -88,7 +89,8 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
     """
     config.check()
     if config.distributed:
-        join_processes()
+        where = (config.coordinator, config.processes, config.process_id)
+        join_processes(*where, timeout=config.peer_timeout)
         check_same_run(config)
         if config.resume:
             check_shared(config.directory, config.peer_timeout)
@@ -98,6 +100,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
     primary = jax.process_index() == 0
     console = Console(quiet or not primary)
     with ExitStack() as stack:
+        stack.enter_context(waiting_for_verdict())
         with failing_together():
             resuming = config.resume and _is_resumable(config)
             config = config.resolved()
@@ -130,6 +133,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         evaluate = Evaluator(setup.eval_graphdef, setup.spec.preprocessing.normalize, parallel)
         checkpoints = stack.enter_context(runs.Checkpoints(config.directory, write=True))
         stop = stack.enter_context(StopRequest())
+        stack.enter_context(waiting_for_verdict())  # before the checkpoints are closed, which waits for all
         saved = time.monotonic()
 
         def end_if_asked() -> None:

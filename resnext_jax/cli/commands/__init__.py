@@ -14,6 +14,7 @@ from resnext_jax.cli.commands.evaluate import Evaluate
 from resnext_jax.cli.commands.explain import Explain
 from resnext_jax.cli.commands.export import Export
 from resnext_jax.cli.commands.features import ExtractFeatures
+from resnext_jax.cli.commands.launch import Launch
 from resnext_jax.cli.commands.models import Models, Summary
 from resnext_jax.cli.commands.predict import Predict
 from resnext_jax.cli.commands.report import Report
@@ -33,6 +34,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, type[Any]] = {
     "train": Train,
+    "launch": Launch,
     "evaluate": Evaluate,
     "predict": Predict,
     "explain": Explain,
