@@ -111,10 +111,13 @@ def test_timm_loads_what_we_write(timm, folder, tmp_path, dtype):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the hub does: metadata by HEAD, a hash as ETag, its codes for what is not there."""
+    """Answers as the hub does: metadata by HEAD, a hash as ETag, its codes for what is not there.
 
-    def __init__(self, folder: Path, broken: set[str], *args: object):
-        self.folder, self.broken = folder, broken
+    Weights lie with another server (/cdn), which sends the rest of a file when it is asked for it.
+    """
+
+    def __init__(self, folder: Path, broken: set[str], cut: list[int], ranges: list[str], *args: object):
+        self.folder, self.broken, self.cut, self.ranges = folder, broken, cut, ranges
         super().__init__(*args)
 
     def log_message(self, *_: object) -> None:
@@ -130,15 +133,27 @@ class Hub(http.server.BaseHTTPRequestHandler):
         owner, name, *rest = self.path.strip("/").split("/")
         if "private" in name:
             return self.refuse(401, "RepoNotFound")
+        if "gated" in name:
+            return self.refuse(401, "GatedRepo")
         if owner == "gone":
             return self.refuse(404, "RepoNotFound")
-        path = self.folder / rest[-1]
+        path = self.folder.joinpath(*rest[-1:])
         if not path.is_file():
             return self.refuse(404, "EntryNotFound")
         data = path.read_bytes()
         etag = hashlib.sha256(data).hexdigest()
         if path.name in self.broken:
             data = data[:-1] + bytes([data[-1] ^ 1])
+        if path.suffix == ".safetensors" and owner != "cdn":
+            self.send_response(302)
+            self.send_header("Location", f"http://{self.headers['Host']}/cdn/{name}/{path.name}")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Linked-Etag", f'"{etag}"')
+            self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if owner == "cdn" and body:
+            return self.send_from(data, self.headers["Range"] or "")
         self.send_response(200)
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{etag}"')
@@ -149,6 +164,16 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if body:
             self.wfile.write(data)
 
+    def send_from(self, data: bytes, wanted: str) -> None:
+        start = int(wanted.removeprefix("bytes=").split("-")[0] or 0)
+        self.ranges.append(wanted)
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start : self.cut.pop() if self.cut else None])
+
     def refuse(self, status: int, code: str) -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
@@ -157,11 +182,23 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(folder, tmp_path, monkeypatch) -> Iterator[set[str]]:
+def cut() -> list[int]:
+    """Where the next transfers of weights end too early, the last first."""
+    return []
+
+
+@pytest.fixture
+def ranges() -> list[str]:
+    """The header Range of every transfer of weights so far."""
+    return []
+
+
+@pytest.fixture
+def hub(folder, cut, ranges, tmp_path, monkeypatch) -> Iterator[set[str]]:
     """The folder as every repository of the hub but some; gives the names of files to be damaged."""
     constants = pytest.importorskip("huggingface_hub.constants")
     broken: set[str] = set()
-    handler = functools.partial(Hub, folder, broken)
+    handler = functools.partial(Hub, folder, broken, cut, ranges)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -207,6 +244,36 @@ def test_what_the_hub_refuses(hub, folder, monkeypatch):
     create_model("resnet18", weights="someone/theirs")  # from the cache
     with pytest.raises(ConnectionError, match=r"offline mode is on .*hf download someone/else"):
         create_model("resnet18", weights="someone/else")
+
+
+def test_gated_weights_tell_how_to_log_in(hub):
+    with pytest.raises(BadInput, match=r"who accepted its terms.*\(hf auth login\) or set HF_TOKEN"):
+        create_model("resnet18", weights="someone/gated")
+
+
+def test_a_cut_transfer_goes_on_where_it_was_cut(hub, arrays, cut, ranges, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's package waits a second before it goes on
+    cut.append(25_000_000)
+    model = create_model("resnet18", weights="someone/theirs")
+    np.testing.assert_array_equal(model.bn1.mean[...], arrays["bn1.running_mean"])
+    whole, rest = ranges
+    start = int(rest.removeprefix("bytes=").split("-")[0])
+    assert (whole, 0 < start <= 25_000_000) == ("", True)
+
+
+def test_a_half_downloaded_file_is_never_used(hub, arrays, cut, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    cut += [1_000_000] * 20  # more often than the hub's package tries again
+    with pytest.raises(ConnectionError, match=r"cannot fetch model.safetensors of someone.*try again"):
+        create_model("resnet18", weights="someone/theirs")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(ConnectionError, match=r"it is not in the cache.*hf download someone/theirs"):
+            create_model("resnet18", weights="someone/theirs")
+    cut.clear()
+    model = create_model("resnet18", weights="someone/theirs")
+    np.testing.assert_array_equal(model.bn1.mean[...], arrays["bn1.running_mean"])
 
 
 def test_the_models_of_the_table_are_timms_or_ours():
