@@ -137,6 +137,7 @@ CARRIED = {
     "label_smoothing": 0.1,
     "clip_grad_norm": 1.0,
     "head_lr": 0.1,
+    "layer_decay": 0.7,
     "early_stop": 3,
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 import resnext_jax as rj
 from resnext_jax.data import IMAGENET_MEAN
-from resnext_jax.models import build_model
+from resnext_jax.models import abstract_model, build_model
 from resnext_jax.models.trees import split_model
 from resnext_jax.runs import Checkpoints
 from resnext_jax.training.optimizer import make_optimizer
@@ -67,6 +67,51 @@ def test_the_head_has_its_own_rate(tiny):
     assert float(updates["fc"]["bias"][0]) == pytest.approx(-0.05 * 1.9)  # a tenth; 1.9 is the momentum
 
 
+# The rates that a factor of 1/2 makes of 1.
+HALVED = {
+    "resnet18": {"conv1": 1 / 32, "bn1": 1 / 32, "layer1": 1 / 16, "layer2": 1 / 8, "layer3": 1 / 4}
+    | {"layer4": 1 / 2, "fc": 1},
+    "resnext29_8x16d": {"conv1": 1 / 16, "bn1": 1 / 16, "layer1": 1 / 8, "layer2": 1 / 4, "layer3": 1 / 2}
+    | {"fc": 1},
+    # Its last norm goes with the last stage.
+    "resnet50_v2": {"conv1": 1 / 32, "layer1": 1 / 16, "layer2": 1 / 8, "layer3": 1 / 4, "layer4": 1 / 2}
+    | {"norm": 1 / 2, "fc": 1},
+}
+
+
+@pytest.mark.parametrize("frozen", [(), ("conv1", "layer1")])
+@pytest.mark.parametrize("head_lr", [None, 0.5])
+@pytest.mark.parametrize("model", HALVED)
+def test_each_stage_has_the_next_ones_rate_times_the_layer_decay(model, head_lr, frozen):
+    # One number for each parameter will do: sgd treats each by itself.
+    params = jax.tree.map(lambda _: jnp.float32(2), split_model(abstract_model(model))[1])
+    config = rj.TrainConfig(
+        model=model,
+        weights="x",
+        freeze=frozen,
+        lr=0.1,
+        head_lr=head_lr,
+        layer_decay=0.5,
+        weight_decay=0.25,
+        momentum=0.0,
+    )
+    optimizer = make_optimizer(config, steps_per_epoch=1)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    rates = {name: 0.1 * factor for name, factor in HALVED[model].items()} | dict.fromkeys(frozen, 0.0)
+    rates["fc"] = head_lr or 0.1
+    assert set(updates) == set(rates)
+    for name, part in updates.items():
+        for update in jax.tree.leaves(part):  # the gradient, and the decay of a parameter of 2
+            assert float(update) == pytest.approx(-rates[name] * (1 + 0.25 * 2)), name
+
+
+def test_without_layer_decay_the_saved_state_is_as_before(tiny):
+    _, params, _ = split_model(build_model(tiny, num_classes=3))
+    config = rj.TrainConfig(model=tiny, head_lr=0.5)
+    state = make_optimizer(config, steps_per_epoch=1).init(params)
+    assert len(state) == 4  # decay, momentum, rate, head
+
+
 def test_normalisation_follows_the_weights_unless_told_otherwise(tiny):
     named = rj.TrainConfig(model="resnext50_32x4d", weights="IMAGENET1K_V2", image_size=64)
     told = preprocessing_of_weights(named)
@@ -88,6 +133,13 @@ def test_normalisation_follows_the_weights_unless_told_otherwise(tiny):
         "nothing is left to train": {"freeze": ("backbone", "fc"), "weights": "x"},
         "frozen head": {"freeze": ("fc",), "weights": "x", "head_lr": 0.1},
         "head_lr=-1": {"head_lr": -1.0},
+        "layer_decay=0.0: expected a number above 0": {"layer_decay": 0.0},
+        "layer_decay=1.5: expected a number above 0 and at most 1": {"layer_decay": 1.5},
+        "layer_decay=0.7 with only the head": {
+            "layer_decay": 0.7,
+            "freeze": ("backbone",),
+            "weights": "x",
+        },
     }.items(),
 )
 def test_transfer_that_makes_no_sense_is_refused(config, message, changes):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import jax
+
 from resnext_jax.data import DataConfig, Interpolation
 from resnext_jax.data.augment import AugmentConfig
 from resnext_jax.errors import BadInput
@@ -100,6 +102,9 @@ class OptimizerConfig(Config):
     adam and adamw; 0.005 for lamb)."""
     head_lr: Annotated[float | None, Range(above=0, most=100)] = None
     """Learning rate of the head `fc`, under the same schedule (default: lr)."""
+    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
+    """Lower the rates towards the input: each stage's rate is that of the next one times this factor, counted
+    down from the head, which has the full rate; conv1 and bn1 are one stage before layer1."""
     momentum: Annotated[float, Range(least=0, below=1), GoesWith("optimizer", "sgd")] = 0.9
     """Momentum of sgd."""
     nesterov: Annotated[bool, GoesWith("optimizer", "sgd")] = False
@@ -287,6 +292,11 @@ class TrainConfig(
             trained = trainable_mask(split_model(abstract_model(self.model))[1], self.freeze)
             if self.head_lr is not None and not any(trained["fc"].values()):
                 raise BadInput(f"{shown(self, 'head_lr')} with a frozen head: leave fc out of freeze")
+            layers = [trained[name] for name in trained if name != "fc"]
+            if self.layer_decay != 1 and not any(jax.tree.leaves(layers)):
+                raise BadInput(
+                    f"{shown(self, 'layer_decay')} with only the head trained: freeze fewer layers"
+                )
 
     @property
     def directory(self) -> Path:

@@ -49,8 +49,9 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     """The optimiser of a run.
 
     sgd, adam and adamw follow torch.optim's, lamb You et al. 2020; the gradient is clipped before all else.
-    Frozen parameters get no update and have no state. If `head_lr` is given, it is the head's rate, under the
-    same schedule.
+    Frozen parameters get no update and have no state. `layer_decay` lowers the rates stage by stage towards
+    the input, weight decay included, as timm's does block by block. If `head_lr` is given, it is the head's
+    rate, under the same schedule.
     """
     decay = optax.stateless(lambda updates, params: _add_decay(config, updates, params))
     momentum = optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
@@ -66,6 +67,9 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
         parts.insert(0, optax.clip_by_global_norm(config.clip_grad_norm))
     if config.head_lr is not None:
         parts.append(optax.masked(optax.scale(config.head_lr / config.peak_lr), _is_head))
+    # Only if asked for: the saved state of runs without it has no place for it.
+    if config.layer_decay != 1:
+        parts.append(optax.stateless(lambda updates, _: _decay_layers(config.layer_decay, updates)))
     if not config.freeze:
         return optax.chain(*parts)
 
@@ -77,6 +81,16 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
 
 def _is_head(params: Tree) -> Tree:
     return jax.tree.map_with_path(lambda path, _: path[0].key == "fc", params)
+
+
+def _decay_layers(factor: float, updates: Any) -> Any:
+    """Multiply each stage's updates by the factor, once for each step down from the head."""
+    stages = sum(name.startswith("layer") and name[5:].isdigit() for name in updates)
+    # What lies between the last stage and the head (the norm of a v2 network) goes with that stage; the rest,
+    # whatever layers it has, is the stem.
+    depths = {f"layer{number}": stages + 1 - number for number in range(1, stages + 1)} | {"fc": 0, "norm": 1}
+    rates = {name: factor ** depths.get(name, stages + 1) for name in updates}
+    return {name: optax.tree.scale(rates[name], part) for name, part in updates.items()}
 
 
 def _add_decay(config: TrainConfig, updates: Any, params: Any) -> Any:
