@@ -9,6 +9,7 @@ and hosts. This file knows plain trees only.
 import json
 import logging
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -385,7 +386,11 @@ class Checkpoints:
         """Remove what a save that failed, or a process that died in one, left behind."""
         if jax.process_index() == 0:
             for folder in self.folder.glob(f"*{UNFINISHED}*"):
-                shutil.rmtree(folder, ignore_errors=True)
+                # Of a save that failed, other items may still be being written.
+                deadline = time.monotonic() + 5
+                while folder.exists() and time.monotonic() < deadline:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    time.sleep(0.02)
             self._settle_replaced()
 
     def _make_way(self, step: int) -> None:
