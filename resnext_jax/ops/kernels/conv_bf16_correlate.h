@@ -22,15 +22,8 @@ constexpr int64_t kSlabValues = 192 * 1024;
 constexpr int64_t kItemPositions = 512;
 
 // How the work is divided.
-struct CorrelatePlan {
-  bool transposed;  // dx from dy
-  Shape shape;
-  Image from, to;
-  Blocks blocks;
+struct CorrelatePlan : BlockedDirection {
   Depth depth;
-  bool in_place;  // 1x1 windows that meet every pixel: the source itself is the slab
-  Axis rows, columns;
-  Range window_columns;          // source columns that the results meet
   int64_t most_rows;             // of a phase
   int64_t panels;                // of a block
   int64_t panels_each, parts;    // panels of an item, of all blocks; how many such parts there are
@@ -38,18 +31,7 @@ struct CorrelatePlan {
   int64_t images_each, batches;  // images of an item; how many such batches there are
 
   CorrelatePlan(const Shape& s, bool transposed, int64_t threads)
-      : transposed(transposed),
-        shape(s),
-        from(transposed ? s.y : s.x),
-        to(transposed ? s.x : s.y),
-        blocks(s.groups, transposed ? s.outputs() : s.inputs(), transposed ? s.inputs() : s.outputs()),
-        depth(blocks.sources(), s.taps(), !transposed),
-        in_place(IsInPlace(s, depth, blocks.sources())) {
-    if (in_place) from = OneColumn(from), to = OneColumn(to);
-    const auto axis = transposed ? conv::Backward : conv::Forward;
-    rows = axis(to.h, s.kh, s.stride[0], s.pad[0], s.dilation[0]);
-    columns = axis(to.w, s.kw, s.stride[1], s.pad[1], s.dilation[1]);
-    window_columns = columns.Extent();
+      : BlockedDirection(s, transposed), depth(blocks.sources(), s.taps(), !transposed) {
     most_rows = rows.phases[0].count;
     panels = Pieces(blocks.results(), kSide);
     ChooseRowsAndImages(threads);
@@ -98,8 +80,8 @@ inline Buffer PackWeights(ffi::ThreadPool& pool, const CorrelatePlan& plan, cons
   const int64_t outputs = plan.shape.y.c, sources = blocks.sources();
   Buffer packed;
   packed.Reserve(plan.panels * blocks.count * plan.weights());
-  // Of a block: the weights of one source channel under one tap, for result channels `from` to `to` of the
-  // channel's group.
+  // Of a block: the weights of one source channel under one tap, for those of `count` result channels from
+  // `first` on that are in the channel's group.
   const auto copy = [&](int64_t block, int64_t tap, int64_t source, int64_t first, int64_t count, Value* to) {
     const int64_t group = source / blocks.depth, own = source % blocks.depth;
     const int64_t low = std::max(first, group * blocks.width);

@@ -22,14 +22,8 @@ namespace conv_bf16 {
 constexpr int64_t kGradPositions = 512;
 
 // How the work is divided.
-struct KernelGradPlan {
-  Shape shape;
-  Blocks blocks;
+struct KernelGradPlan : BlockedDirection {
   Depth depth;
-  bool in_place;  // x is the slab
-  Image x, y;
-  Axis rows, columns;
-  Range window_columns;                // source columns that the results meet
   int64_t sources_each, source_parts;  // values of a position that an item has
   int64_t results_each, result_parts;  // result channels of an item
   int64_t rows_each, chunks;           // rows done at a time
@@ -37,15 +31,8 @@ struct KernelGradPlan {
   int64_t shares;                      // of the chunks and batches
 
   KernelGradPlan(const Shape& s, int64_t threads)
-      : shape(s),
-        blocks(s.groups, s.inputs(), s.outputs()),
-        depth(blocks.sources(), s.taps(), true),
-        in_place(IsInPlace(s, depth, blocks.sources())),
-        x(in_place ? OneColumn(s.x) : s.x),
-        y(in_place ? OneColumn(s.y) : s.y),
-        rows(conv::Forward(y.h, s.kh, s.stride[0], s.pad[0], s.dilation[0])),
-        columns(conv::Forward(y.w, s.kw, s.stride[1], s.pad[1], s.dilation[1])),
-        window_columns(columns.Extent()) {
+      : BlockedDirection(s, false), depth(blocks.sources(), s.taps(), true) {
+    const Image& y = shape.y;
     const int64_t most = depth.taps == 1 ? 256 : 128;  // so that the sums stay in the second cache
     sources_each = std::min(depth.values, most);
     source_parts = Pieces(depth.values, sources_each);
@@ -83,12 +70,12 @@ class KernelGradItem {
     std::fill_n(sums, plan_.sums(), 0.0f);
     const int64_t all = plan_.chunks * plan_.batches;
     for (int64_t i = all * share_.low / plan_.shares; i < all * share_.high / plan_.shares; ++i) {
-      const Range rows = Cut(i % plan_.chunks, plan_.rows_each, plan_.y.h);
-      const Range images = Cut(i / plan_.chunks, plan_.images_each, plan_.y.n);
+      const Range rows = Cut(i % plan_.chunks, plan_.rows_each, plan_.shape.y.h);
+      const Range images = Cut(i / plan_.chunks, plan_.images_each, plan_.shape.y.n);
       const Grid grid(plan_.rows, plan_.columns, rows.low, plan_.rows.Extent(rows.low, rows.high - 1),
                       plan_.window_columns);
-      const int64_t width = plan_.depth.windows ? plan_.y.w : grid.width();
-      positions_ = plan_.depth.windows || plan_.in_place ? rows.size() * plan_.y.w : grid.positions();
+      const int64_t width = plan_.depth.windows ? plan_.shape.y.w : grid.width();
+      positions_ = plan_.depth.windows || plan_.in_place ? rows.size() * plan_.shape.y.w : grid.positions();
       steps_each_ = Pieces(rows.size() * width, kSide);
       CopySource(x, grid, rows, images);
       PackGradients(g, width, rows, images);
@@ -106,19 +93,19 @@ class KernelGradItem {
     Value* transposed = transposed_.Reserve(sources_.size() * length_);
     for (int64_t c = 0; c < sources_.size(); ++c)
       std::fill(transposed + c * length_ + RoundUp(count), transposed + (c + 1) * length_, 0);
-    const Value* from = x + rows.low * plan_.x.c + sources_.low;
-    int64_t stride = plan_.x.c;
+    const Value* from = x + rows.low * plan_.shape.x.c + sources_.low;
+    int64_t stride = plan_.shape.x.c;
     int64_t whole = count / kSide * kSide;
     if (!plan_.in_place) {
       Value* slab = slab_.Reserve(RoundUp(count) * filled);
       std::fill_n(slab + count * filled, (RoundUp(count) - count) * filled, 0);
       for (int64_t image = images.low; image < images.high; ++image) {
-        const Value* pixels = x + image * plan_.x.floats();
+        const Value* pixels = x + image * plan_.shape.x.floats();
         Value* to = slab + (image - images.low) * positions_ * filled;
         if (plan_.depth.windows)
           CopyWindows(pixels, plan_.shape, rows, plan_.blocks.sources(), filled, to);
         else
-          CopyGrid(pixels, plan_.x, grid, plan_.blocks.sources(), filled, to);
+          CopyGrid(pixels, plan_.shape.x, grid, plan_.blocks.sources(), filled, to);
       }
       from = slab + sources_.low, stride = filled, whole = RoundUp(count);
     }
@@ -152,8 +139,9 @@ class KernelGradItem {
               [&](int64_t i) -> const Value* {
                 const int64_t row = rows.low + (step * kSide + i) / width,
                               column = (step * kSide + i) % width;
-                if (row >= rows.high || column >= plan_.y.w) return none;
-                const Value* pixel = from + ((image * plan_.y.h + row) * plan_.y.w + column) * plan_.y.c;
+                if (row >= rows.high || column >= plan_.shape.y.w) return none;
+                const Value* pixel =
+                    from + ((image * plan_.shape.y.h + row) * plan_.shape.y.w + column) * plan_.shape.y.c;
                 if (channels == kSide) return pixel;
                 std::fill(std::copy_n(pixel, channels, part[i]), part[i] + kSide, 0);
                 return part[i];

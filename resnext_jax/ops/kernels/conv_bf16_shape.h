@@ -165,14 +165,33 @@ inline Range Cut(int64_t index, int64_t each, int64_t count) {
   return {index * each, std::min((index + 1) * each, count)};
 }
 
-// Whether 1x1 windows meet every pixel, of channels that are whole steps: the source itself is the slab.
-inline bool IsInPlace(const Shape& s, const Depth& depth, int64_t sources) {
-  return s.taps() == 1 && s.stride[0] == 1 && s.stride[1] == 1 && s.pad[0] == 0 && s.pad[1] == 0 &&
-         s.x.h == s.y.h && s.x.w == s.y.w && depth.values == sources;
-}
+// A direction whose source may be the slab.
+struct BlockedDirection : conv::Direction {
+  Blocks blocks;
+  bool in_place;  // 1x1 windows that meet every pixel, of channels that are whole steps: the source is the
+                  // slab
 
-// All pixels of all images as one image of one column.
-inline Image OneColumn(const Image& image) { return {1, image.n * image.h * image.w, 1, image.c}; }
+  BlockedDirection(const Shape& s, bool transposed)
+      : BlockedDirection(
+            s, transposed,
+            {s.groups, transposed ? s.outputs() : s.inputs(), transposed ? s.inputs() : s.outputs()}) {}
+
+ private:
+  BlockedDirection(const Shape& s, bool transposed, const Blocks& blocks)
+      : BlockedDirection(s, transposed, blocks, MeetsEveryPixel(s) && blocks.sources() % kSide == 0) {}
+  BlockedDirection(const Shape& s, bool transposed, const Blocks& blocks, bool in_place)
+      : Direction(in_place ? OneColumn(s) : s, transposed), blocks(blocks), in_place(in_place) {}
+
+  static bool MeetsEveryPixel(const Shape& s) {
+    return s.taps() == 1 && s.stride[0] == 1 && s.stride[1] == 1 && s.pad[0] == 0 && s.pad[1] == 0 &&
+           s.x.h == s.y.h && s.x.w == s.y.w;
+  }
+  // All pixels of all images as one image of one column.
+  static Shape OneColumn(Shape s) {
+    for (Image* image : {&s.x, &s.y}) *image = {1, image->n * image->h * image->w, 1, image->c};
+    return s;
+  }
+};
 
 }  // namespace conv_bf16
 

@@ -24,13 +24,8 @@ constexpr int64_t kWeightFloats = (kLanes == 16 ? 16 : 5) * 1024;  // of a panel
 constexpr int64_t kItemChannels = 4 * kLanes;  // result channels of a work item, if there are as many
 
 // How the work is divided.
-struct CorrelatePlan {
-  bool transposed;  // dx from dy
-  Shape shape;
-  Image from, to;
+struct CorrelatePlan : Direction {
   int64_t depth, width;  // source and result channels of a group
-  Axis rows, columns;
-  Range window_columns;  // source columns that the results meet
   std::vector<Panel> panels;
   int64_t panel_floats;          // packed weights of a panel
   int64_t panels_each, parts;    // panels of an item; how many such parts there are
@@ -39,16 +34,9 @@ struct CorrelatePlan {
   int64_t images_each, batches;  // images of an item; how many such batches there are
 
   CorrelatePlan(const Shape& s, bool transposed, int64_t threads)
-      : transposed(transposed),
-        shape(s),
-        from(transposed ? s.y : s.x),
-        to(transposed ? s.x : s.y),
+      : Direction(s, transposed),
         depth(transposed ? s.outputs() : s.inputs()),
         width(transposed ? s.inputs() : s.outputs()) {
-    const auto axis = transposed ? Backward : Forward;
-    rows = axis(to.h, s.kh, s.stride[0], s.pad[0], s.dilation[0]);
-    columns = axis(to.w, s.kw, s.stride[1], s.pad[1], s.dilation[1]);
-    window_columns = columns.Extent();
     panels = DivideIntoPanels(s.groups, depth, width);
     panel_floats = s.taps() * depth * panels[0].lanes();
     panels_each = std::max<int64_t>(1, kItemChannels / panels[0].lanes());

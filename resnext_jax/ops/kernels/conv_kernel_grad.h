@@ -26,20 +26,13 @@ constexpr int64_t kGradLeastChannels = 4 * kLanes;  // result channels of a work
 constexpr int64_t kGradMostChannels = 128;          // and of groups with as many
 
 // How the work is divided.
-struct KernelGradPlan {
-  Shape shape;
-  Axis rows, columns;
-  Range window_columns;  // source columns that the results meet
+struct KernelGradPlan : Direction {
   std::vector<Panel> panels;
   int64_t panels_each, parts;  // panels of an item; how many such parts there are
   int64_t shares;              // of the images
 
   KernelGradPlan(const Shape& s, int64_t threads)
-      : shape(s),
-        rows(Forward(s.y.h, s.kh, s.stride[0], s.pad[0], s.dilation[0])),
-        columns(Forward(s.y.w, s.kw, s.stride[1], s.pad[1], s.dilation[1])),
-        window_columns(columns.Extent()),
-        panels(DivideIntoPanels(s.groups, s.inputs(), s.outputs())) {
+      : Direction(s, false), panels(DivideIntoPanels(s.groups, s.inputs(), s.outputs())) {
     const int64_t channels = std::clamp(s.outputs(), kGradLeastChannels, kGradMostChannels);
     panels_each = std::max<int64_t>(1, channels / panels[0].lanes());
     parts = Pieces(panels.size(), panels_each);

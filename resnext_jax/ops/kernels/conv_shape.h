@@ -106,6 +106,23 @@ inline Axis Backward(int64_t results, int64_t taps, int64_t stride, int64_t pad,
   return axis;
 }
 
+// A convolution or, transposed, its input gradient: what is computed from what, and how they meet.
+struct Direction {
+  bool transposed;  // dx from dy
+  Shape shape;
+  Image from, to;
+  Axis rows, columns;
+  Range window_columns;  // source columns that the results meet
+
+  Direction(const Shape& s, bool transposed)
+      : transposed(transposed), shape(s), from(transposed ? s.y : s.x), to(transposed ? s.x : s.y) {
+    const auto axis = transposed ? Backward : Forward;
+    rows = axis(to.h, s.kh, s.stride[0], s.pad[0], s.dilation[0]);
+    columns = axis(to.w, s.kw, s.stride[1], s.pad[1], s.dilation[1]);
+    window_columns = columns.Extent();
+  }
+};
+
 // Result channels [channel, channel + lanes()), computed from source channels [source, source + depth).
 struct Panel {
   int64_t channel, source, depth;
