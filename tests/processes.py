@@ -6,15 +6,25 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-# A command with the `tiny` model in the table, as a process of its own.
-COMMAND = """
+# Begins the program of a process: the `tiny` model is in the table.
+TINY = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from resnext_jax.models import VARIANTS, ResNetConfig
 VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
+"""
+# A command, as a process of its own.
+COMMAND = f"""{TINY}
 from resnext_jax.cli import main
 main()
 """
+
+
+def without_warnings(err: str) -> str:
+    """What a process said, without the warning that the names of these images suggest groups."""
+    return "".join(
+        line for line in err.splitlines(keepends=True) if not line.startswith("warning: the names suggest")
+    )
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import TINY, without_warnings
 
 import resnext_jax as rj
 from resnext_jax import cli
@@ -22,11 +23,8 @@ from resnext_jax.training import Loss, fit
 from resnext_jax.training.trainer import Trainer
 
 # Runs a command with the `tiny` model in the table, as a process of its own. MODE: what happens slowly.
-PROCESS = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from resnext_jax.models import VARIANTS, ResNetConfig
-VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
+PROCESS = f"""{TINY}
+import sys, time
 from resnext_jax import devices
 from resnext_jax.training import setup
 def wait(*arguments, **options):
@@ -74,13 +72,6 @@ def process(mode: str, arguments: list[str]) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-
-
-def without_warnings(err: str) -> str:
-    """What a process said, without the warning that the names of these images suggest groups."""
-    return "".join(
-        line for line in err.splitlines(keepends=True) if not line.startswith("warning: the names suggest")
     )
 
 

@@ -33,7 +33,6 @@ def log_to_stderr() -> Shown:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are read all the same
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd images, which are read or named all the same

@@ -85,11 +85,8 @@ def read_cells(file: Path) -> Cells:
 
 
 def _read_text(file: Path) -> Cells:
-    with file.open("rb") as stream:
-        marked = stream.read(2) in (
-            codecs.BOM_UTF16_LE,
-            codecs.BOM_UTF16_BE,
-        )  # "Unicode text" of spreadsheets
+    with file.open("rb") as stream:  # "Unicode text" of spreadsheets
+        marked = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     with file.open(newline="", encoding="utf-16" if marked else "utf-8-sig") as stream:
         first = stream.readline()
         delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)

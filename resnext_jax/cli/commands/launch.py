@@ -45,10 +45,11 @@ class Launch(Config):
         for signum in SIGNALS:
             signal.signal(signum, pass_on)
         failed = 0
-        while (codes := [process.poll() for process in started]).count(None):
-            failed = failed or next((code for code in codes if code), 0)
+        codes: list[int | None] = [None]
+        while None in codes:
             time.sleep(0.1)
-        failed = failed or next((code for code in codes if code), 0)
+            codes = [process.poll() for process in started]
+            failed = failed or next((code for code in codes if code), 0)
         if failed:
             raise SystemExit(failed if failed > 0 else 128 - failed)
 
