@@ -3,7 +3,10 @@
 import contextlib
 import io
 import json
+import os
+import shutil
 import stat
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -16,7 +19,20 @@ from resnext_jax.cli.log import log_to_stderr
 from resnext_jax.data import Preprocessing, decode, prepare_tfds
 from resnext_jax.errors import BadInput
 from resnext_jax.models import ResNetConfig
-from resnext_jax.runs import Checkpoints, Damaged, ModelSpec, claim, read_best, read_spec, start
+from resnext_jax.runs import (
+    Checkpoints,
+    Damaged,
+    ModelSpec,
+    NotSaved,
+    claim,
+    read_best,
+    read_spec,
+    start,
+    write_config,
+    write_history,
+)
+from resnext_jax.runs.checkpoints import UNFINISHED
+from resnext_jax.weights.files import read_file
 
 SPEC = ModelSpec("small", ResNetConfig("basic", (1,), stem="cifar"), ("a", "b"), Preprocessing(32))
 
@@ -68,6 +84,45 @@ def test_a_member_with_a_wrong_checksum(tmp_path):
     path.write_bytes(data)
     with pytest.raises(BadInput, match=r"M01_01\.jpg in .*cannot be unpacked: Bad CRC-32"):
         prepare_tfds("tfds:monkeypox/original", tmp_path / "sets", path)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+TAR_MEMBERS = {
+    "leaving": [member("../harm"), member("/tmp/../harm"), member("a/../../harm")],
+    "links": [member("tensors", tarfile.SYMTYPE, "/etc"), member("tensors/harm")],
+    "hard links": [member("storages", tarfile.LNKTYPE, "../../etc/passwd")],
+    "devices": [
+        member("pickle", tarfile.CHRTYPE),
+        member("x", tarfile.BLKTYPE),
+        member("y", tarfile.FIFOTYPE),
+    ],
+    "of torch": [member(name) for name in ("sys_info", "pickle", "storages", "tensors")],
+}
+
+
+@pytest.mark.parametrize("members", TAR_MEMBERS)
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "without its mark"])
+@pytest.mark.parametrize("suffix", [".pth", ".tar", ".pth.tar"])
+def test_tar_files_are_neither_read_nor_unpacked(tmp_path, members, mode, suffix):
+    """Also where weights or a data set are expected that come as archives: torch's first files were tars."""
+    path = tmp_path / "in" / f"w{suffix}"
+    path.parent.mkdir()
+    with tarfile.open(path, mode if mode.startswith("w:") else "w") as archive:
+        for info in TAR_MEMBERS[members]:
+            archive.addfile(info)
+    if mode == "without its mark":  # as before POSIX
+        path.write_bytes(path.read_bytes().replace(b"ustar", bytes(5)))
+    with pytest.raises(BadInput, match=r"an archive; unpack it|damaged or incomplete|unknown kind of file"):
+        read_file(path)
+    for name in ("cifar10", "monkeypox/original"):
+        with pytest.raises(BadInput, match=r"w\.|archive"):
+            prepare_tfds(f"tfds:{name}", tmp_path / "sets", path)
+    assert {file.name for file in tmp_path.rglob("*")} - {"sets"} == {"in", path.name}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "WEBP"])
@@ -135,6 +190,56 @@ def test_links_in_a_run_lead_to_nothing_that_is_removed(run, tmp_path):
     assert not (run / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("name", ["history.jsonl.partial", "config.json.partial", ".resnext_jax.lock"])
+def test_links_in_a_run_are_not_written_through(run, tmp_path, name):
+    """Files of a run that is given on: what it writes first would go to somebody else's file."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(precious)
+    with contextlib.suppress(BadInput), claim(run, resume=True):
+        write_history(run, [{"epoch": 1}])
+        write_config(run, SPEC, {"data": "demo"})
+    assert precious.read_text() == "mine"
+
+
+def test_a_checkpoint_that_is_a_link_is_not_deleted_through_it(run, tmp_path):
+    precious = tmp_path / "precious"
+    shutil.copytree(run / "checkpoints" / "1", precious)
+    for name in ("0", "2.replaced", f"3{UNFINISHED}"):
+        (run / "checkpoints" / name).symlink_to(precious, target_is_directory=True)
+    before = sorted(precious.rglob("*"))
+    with contextlib.suppress(NotSaved), Checkpoints(run, write=True) as checkpoints:
+        for step in (4, 5):
+            model = {"params": {"w": np.ones(3, np.float32)}, "batch_stats": {}}
+            checkpoints.save(step, model, {"step": np.int32(step)}, {"config": {}}, {"val_loss": 0.1})
+    assert sorted(precious.rglob("*")) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are Unix's")
+@pytest.mark.parametrize("kind", ["pipe", "device", "link in a circle", "folder", "link to a folder"])
+def test_what_is_no_file_in_a_checkpoint_is_not_read(run, tmp_path, kind):
+    """Each in the place of every file of a checkpoint: a pipe would be read for ever, Ctrl-C or not."""
+    files = [path for path in (run / "checkpoints" / "1").rglob("*") if path.is_file()]
+    assert len(files) > 8
+    put = {
+        "pipe": os.mkfifo,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+        "link in a circle": lambda path: path.symlink_to(path),
+        "folder": Path.mkdir,
+        "link to a folder": lambda path: path.symlink_to(tmp_path, target_is_directory=True),
+    }[kind]
+    for path in files:
+        kept = path.rename(tmp_path / "kept")
+        put(path)
+        with contextlib.suppress(Damaged):
+            _, model, _ = read_best(run)
+            np.testing.assert_array_equal(model["params"]["w"], np.ones((30, 30)))
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        kept.rename(path)
+    assert read_best(run)[0] == 1
+
+
 @pytest.mark.parametrize(
     "names", [["../../../precious"], ["/etc/passwd"], ["model/../../../x"], 3, [[]], {"model/a": "x"}]
 )
@@ -143,6 +248,28 @@ def test_checksums_of_anything(run, names):
     (run / "checkpoints" / "1" / "checksums.json").write_text(json.dumps(seal))
     with contextlib.suppress(Damaged):
         read_best(run)
+
+
+# What a checkpoint says of itself is read by who goes on with the run.
+HANDLERS = [
+    "",
+    "[]",
+    "[" * 100_000,
+    '{"item_handlers": {"model": "os.system", "meta": "resnext_jax.cli.main"}}',
+    '{"item_handlers": 3, "metrics": "x", "init_timestamp_nsecs": "soon"}',
+    '{"metrics": {"val_loss": "low"}, "custom_metadata": {"__reduce__": "os.system"}}',
+]
+
+
+@pytest.mark.parametrize("content", HANDLERS)
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "../_CHECKPOINT_METADATA", "../_ROOT_METADATA"])
+def test_what_orbax_says_of_a_checkpoint_is_not_believed(run, name, content):
+    (run / "checkpoints" / "1" / name).write_text(content)
+    with Checkpoints(run, write=True) as checkpoints:
+        model = {"params": {"w": np.ones((30, 30), np.float32)}, "batch_stats": {}}
+        assert checkpoints.resume(model, {"step": np.int32(0)})[0] == 1
+        checkpoints.save(2, model, {"step": np.int32(2)}, {"config": {}}, {"val_loss": 0.1, "val_top1": 0.9})
+    assert read_best(run)[0] == 2
 
 
 ORBAX = {

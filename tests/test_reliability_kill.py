@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,9 +23,11 @@ from resnext_jax.runs import Checkpoints
 
 # Trains the `tiny` model in a child of its own for each line that it reads: importing takes most of the time
 # of a run so small. A child may be told after which change to a file of its run it kills itself: between any
-# two of them lies a moment of saving, of the history or of the pictures.
+# two of them lies a moment of saving, of the history or of the pictures. On a slow disk an epoch ends before
+# the checkpoint that was saved in it is written.
 TRAIN = """
-import json, os, signal, sys, traceback
+import json, os, signal, sys, time, traceback
+import orbax.checkpoint as ocp
 from resnext_jax.models import VARIANTS, ResNetConfig
 VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
 import resnext_jax.reports, resnext_jax.training.fit
@@ -42,6 +45,13 @@ def count_changes(out, last):
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
 
+def slow_down(seconds):
+    write = ocp.JsonCheckpointHandler._save_fn
+    async def slowly(*arguments):
+        time.sleep(seconds)
+        await write(*arguments)
+    ocp.JsonCheckpointHandler._save_fn = slowly
+
 for line in sys.stdin:
     told = json.loads(line)
     child = os.fork()
@@ -50,6 +60,7 @@ for line in sys.stdin:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
             count_changes(told["out"], told["last"])
+            slow_down(told["wait"])
             main(told["command"])
         except SystemExit as stop:
             code = stop.code or 0
@@ -71,17 +82,18 @@ class Job:
     command: list[str]
     out: Path
 
-    def run(self, *, seconds: float | None = None, last: int | None = None) -> int:
-        """Exit code; killed after some time, or after some changes to files."""
+    def run(self, *, seconds: float | None = None, last: int | None = None, wait: float = 0) -> int:
+        """Exit code; killed after some time, or after some changes to files, which wait for the disk."""
         command = [*self.command, "--out", str(self.out)]
-        told = {"command": command, "out": str(self.out), "last": last}
+        told = {"command": command, "out": str(self.out), "last": last, "wait": wait}
         assert self.process.stdin
         assert self.process.stdout
         print(json.dumps(told), file=self.process.stdin, flush=True)
         child = int(self.process.stdout.readline())
         if seconds is not None:
             time.sleep(seconds)
-            os.kill(child, signal.SIGKILL)  # one that has ended waits for us, or is gone, but is nobody else
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(child, signal.SIGKILL)
         return int(self.process.stdout.readline())
 
 
@@ -160,6 +172,7 @@ def test_killed_at_any_moment(job, devices, tmp_path):
         for _ in range(rng.randint(1, 4)):
             by_time = rng.random() < 0.5
             moment = {"seconds": rng.uniform(0, duration)} if by_time else {"last": rng.randint(1, 400)}
+            moment["wait"] = rng.choice([0, 0, 0.03, 0.1])
             code = job.run(**moment)
             assert code in (0, -signal.SIGKILL), (moment, (tmp_path / "errors").read_text())
             kills += code != 0

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,27 @@ def test_an_error_while_writing_is_one_line_and_leaves_no_rest(run, monkeypatch)
         assert steps_in(run / "checkpoints") == ["2", "3"]
         save(checkpoints, 6, 0.95)
     assert steps_in(run / "checkpoints") == ["2", "6"] or steps_in(run / "checkpoints") == ["6"]
+
+
+def test_a_checkpoint_is_of_the_moment_in_which_it_is_saved(tmp_path, monkeypatch):
+    """While it is being written, the run goes on: steps take the state's memory, the history grows."""
+    gone_on = threading.Event()
+    write = ocp.JsonCheckpointHandler._save_fn
+
+    async def slowly(*arguments):
+        gone_on.wait(60)
+        await write(*arguments)
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "_save_fn", slowly)
+    (model, optimizer), meta = trees(4), {"config": {}, "history": [{"epoch": 1}]}
+    with Checkpoints(tmp_path, write=True) as checkpoints:
+        checkpoints.save(4, model, optimizer, meta, None)
+        meta["history"].append({"epoch": 2})
+        model["params"]["b"][:] = 0
+        gone_on.set()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.read_meta(4)["history"] == [{"epoch": 1}]
+        assert_is(4, checkpoints.read_model(4))
 
 
 @pytest.fixture

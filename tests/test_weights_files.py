@@ -1,5 +1,6 @@
 """Files of weights: every kind, every direction, bit for bit; damaged and malicious ones are refused."""
 
+import errno
 import os
 import pickle
 import sys
@@ -279,16 +280,26 @@ def test_a_whole_pickled_model_is_refused(torch, tmp_path):
         read_weights(tmp_path / "w.pth")
 
 
-def test_no_space_leaves_nothing(arrays, tmp_path):
-    (tmp_path / "w.safetensors.partial").symlink_to("/dev/full")
+@pytest.fixture
+def full_disk(monkeypatch):
+    """What is written comes to the disk when the file is synchronised: it finds no room there."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(os, "fsync", fail)
+
+
+def test_no_space_leaves_nothing(arrays, tmp_path, full_disk):
+    full_disk()
     with pytest.raises(OSError, match=r"w\.safetensors: not written: No space left"):
         write_weights(tmp_path / "w.safetensors", arrays)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_old_file_survives_a_failed_write(arrays, tmp_path):
+def test_an_old_file_survives_a_failed_write(arrays, tmp_path, full_disk):
     write_weights(path := tmp_path / "w.safetensors", arrays)
-    (tmp_path / "w.safetensors.partial").symlink_to("/dev/full")
+    full_disk()
     with pytest.raises(OSError, match="not written"):
         write_weights(path, {"a": np.zeros(3, "f")})
     assert_same_bits(read_weights(path), arrays)

@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
@@ -110,16 +111,22 @@ HOSTILE = {
     "io.open": lambda harm: Call(io.open, str(harm), "w"),
     "numpy.load": lambda harm: Call(np.load, str(harm)),
     "numpy.dtype of objects": lambda harm: np.array([Call(os.mkdir, str(harm))], dtype=object),
+    "a pickle in a pickle": lambda harm: Call(pickle.loads, pickle.dumps(Call(os.mkdir, str(harm)))),
     "a whole model": lambda harm: torch.nn.Linear(2, 2),
 }
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_could_run_is_refused(tmp_path, kind):
-    harm = tmp_path / "harm"
-    torch.save({"fc.weight": HOSTILE[kind](harm)}, tmp_path / "w.pth")
+@pytest.mark.parametrize("container", ["zip", "legacy", "plain", "plain, protocol 0"])
+def test_what_could_run_is_refused(tmp_path, kind, container):
+    harm, path = tmp_path / "harm", tmp_path / "w.pth"
+    content = {"fc.weight": HOSTILE[kind](harm)}
+    if container.startswith("plain"):
+        path.write_bytes(pickle.dumps(content, 0 if container.endswith("0") else 4))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
     with pytest.raises(BadInput):
-        read_torch(tmp_path / "w.pth")
+        read_file(path)
     assert not harm.exists()
 
 

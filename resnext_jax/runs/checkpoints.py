@@ -6,6 +6,7 @@ A checkpoint has three items: `model` (params, batch_stats), `optimizer` (all el
 and hosts. This file knows plain trees only.
 """
 
+import copy
 import json
 import logging
 import shutil
@@ -22,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from resnext_jax.errors import BadInput
 from resnext_jax.models import Tree
-from resnext_jax.runs.directory import CHECKPOINTS, DAMAGED, FORMAT, read_meta, saved_steps
+from resnext_jax.runs.directory import CHECKPOINTS, DAMAGED, FORMAT, read_meta, remove, saved_steps
 from resnext_jax.runs.history import rank
 from resnext_jax.runs.seal import SEAL, Damaged, seal, verify
 
@@ -32,6 +33,8 @@ UNFINISHED = ".orbax-checkpoint-tmp"
 """In the name of what Orbax has not written to the end."""
 REPLACED = ".replaced"
 """In the name of a checkpoint whose successor of the same step is not yet written to the end."""
+NOTES = "_CHECKPOINT_METADATA"
+"""What Orbax notes of a checkpoint as a whole."""
 
 _IN_PLACE: dict[str, Any] = {"in_place": True}
 """Marks what is logged if another checkpoint than the wanted one is read: the exit code tells it, too."""
@@ -133,7 +136,9 @@ class Checkpoints:
         exists = step in saved_steps(self.directory)
         if exists and (metrics is None or (self.folder / str(step) / "metrics").exists()):
             return
-        # A copy: the writer works on in the background, and the next step reuses the state's memory.
+        # Copies: the writer works on in the background, while the next step reuses the state's memory and the
+        # next epoch adds to the history.
+        meta, metrics = copy.deepcopy((meta, metrics))
         model, optimizer = jax.tree.map(lambda x: np.array(x, copy=True), (model, optimizer))
         self._check_room(model, optimizer)
         args = ocp.args.Composite(
@@ -244,6 +249,7 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             self._settle_replaced()
+            self._drop_damaged_notes()
         damaged: dict[int, Damaged] = {}
         found = None
         for step, _ in self._candidates("latest"):
@@ -389,7 +395,7 @@ class Checkpoints:
                 # Of a save that failed, other items may still be being written.
                 deadline = time.monotonic() + 5
                 while folder.exists() and time.monotonic() < deadline:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove(folder, ignore_errors=True)
                     time.sleep(0.02)
             self._settle_replaced()
 
@@ -405,9 +411,25 @@ class Checkpoints:
         for folder in self.folder.glob(f"*{REPLACED}"):
             named = folder.with_name(folder.name.removesuffix(REPLACED))
             if named.exists():
-                shutil.rmtree(folder)
+                remove(folder)
             else:
                 folder.rename(named)
+
+    def _drop_damaged_notes(self) -> None:
+        """Remove what Orbax notes beside the items, such as times, where it could not read it itself.
+
+        Saving would end in whatever exception that makes. Nothing else needs these notes.
+        """
+        for step in ocp.path.step.standard_name_format().find_all(self.folder.resolve()):
+            notes = step.path / NOTES
+            try:
+                step.commit_timestamp  # noqa: B018
+            except PermissionError:
+                raise
+            except Exception as error:  # whatever Orbax makes of damaged notes
+                said = "%s: damaged (%s), removed; it held times alone"
+                logger.warning(said, notes, type(error).__name__)
+                notes.unlink(missing_ok=True)
 
 
 def read_best(directory: Path, *, ema: bool = True) -> tuple[int, Tree, dict[str, Any]]:

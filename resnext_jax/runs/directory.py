@@ -125,12 +125,22 @@ def start(
     Files that are no run's stay.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for path in (directory / name for name in OURS):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for name in OURS:
+        remove(directory / name)
     write_config(directory, spec, config, data)
+
+
+def remove(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a file or a folder if it is there; of a link, the link alone.
+
+    Args:
+        path: of the run.
+        ignore_errors: leave what cannot be removed of a folder.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_config(
@@ -253,6 +263,8 @@ def checked(values: Any, path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be read for ever
+            raise ValueError("it is no file")
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, PermissionError):

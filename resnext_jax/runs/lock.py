@@ -39,8 +39,10 @@ def locked(directory: Path) -> Iterator[None]:
 def _open(path: Path) -> IO[str]:
     """The lock file, with the lock taken."""
     while True:
-        file = path.open("a+", encoding="utf-8")
-        if not _acquire(file):
+        # Not through a link: what that leads to would be emptied.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        file = os.fdopen(os.open(path, flags, 0o666), "a+", encoding="utf-8")
+        if not _acquire(file, path):
             with file:
                 raise BadInput(
                     f"out={path.parent}: in use by {_holder(file)}; wait for it, or choose another"
@@ -52,7 +54,7 @@ def _open(path: Path) -> IO[str]:
         file.close()
 
 
-def _acquire(file: IO[str]) -> bool:
+def _acquire(file: IO[str], path: Path) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
@@ -69,7 +71,7 @@ def _acquire(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        logger.warning("%s: no lock (%s); see to it that nobody else writes there", file.name, error.strerror)
+        logger.warning("%s: no lock (%s); see to it that nobody else writes there", path, error.strerror)
     return True
 
 

@@ -28,8 +28,12 @@ def verify(folder: Path, *items: str) -> None:
         items: names of folders in it; one that the checkpoint does not have passes.
 
     Raises:
-        Damaged: a file is missing or changed, or the seal cannot be read.
+        Damaged: a file is missing or changed, the seal cannot be read, or something in an item is no file,
+            such as a pipe, which would be read for ever.
     """
+    for path in (path for item in items for path in (folder / item).rglob("*")):
+        if not path.is_file() and (path.is_symlink() or not path.is_dir()):
+            raise Damaged(f"{path}: damaged, it is no file")
     try:
         noted = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         wanted = {name: tuple(values) for name, values in noted.items() if name.split("/")[0] in items}

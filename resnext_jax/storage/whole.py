@@ -22,7 +22,9 @@ def write_whole(path: Path, content: bytes | str) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        # A new file: what lies there may be a link to somebody's file.
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
