@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hypothesis import strategies as st
 
 
 def normal(shape, seed=0, dtype="float32"):
@@ -44,3 +45,31 @@ def convolve_in_numpy(x, w, g, strides, padding, dilation, groups):
     (top, _), (left, _) = padding
     dx = dx[:, top : top + x.shape[1], left : left + x.shape[2]]
     return y.reshape(*y.shape[:3], -1), dx.reshape(x.shape), dw.reshape(w.shape)
+
+
+@st.composite
+def convolutions(draw):
+    """Shapes of operands, and the window: channels that fill no step, groups that share one, windows that
+    meet no pixel."""
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8, 32]))
+    inputs, outputs = (
+        draw(st.sampled_from([1, 3, 4, 14, 16] if groups > 3 else [1, 3, 20, 32, 33, 64, 100, 288]))
+        for _ in range(2)
+    )
+    outputs = draw(st.sampled_from([inputs, outputs]))
+    window = draw(st.sampled_from([(1, 1), (1, 1), (3, 3), (3, 3), (1, 5), (4, 2), (7, 7)]))
+    dilation, strides = (draw(st.tuples(st.integers(1, 2), st.integers(1, 3))) for _ in range(2))
+    padding, size, result = [], [], []
+    for k, step, stride in zip(window, dilation, strides, strict=True):
+        low, high = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+        length = draw(st.integers(1, 24))
+        high += max(0, (k - 1) * step + 1 - length - low - high)  # for one window to fit
+        padding.append((low, high)), size.append(length)
+        result.append((length + low + high - (k - 1) * step - 1) // stride + 1)
+    images = draw(st.sampled_from([1, 2, 5]))
+    shapes = (
+        (images, *size, groups * inputs),
+        (*window, inputs, groups * outputs),
+        (images, *result, groups * outputs),
+    )
+    return *shapes, strides, tuple(padding), dilation, groups

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import assert_close, convolve_in_numpy, normal
+from arrays import assert_close, convolutions, convolve_in_numpy, normal
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from resnext_jax import ops
 from resnext_jax.ops import cpp_kernels, cpp_library
@@ -41,34 +40,6 @@ def kernels(request, tmp_path_factory) -> dict[str, str]:
         handler = jax.ffi.pycapsule(getattr(library, f"conv_{operator}_bf16"))
         jax.ffi.register_ffi_target(f"vectors.{operator}", handler, platform="cpu")
     return {operator: f"vectors.{operator}" for operator in OPERATORS}
-
-
-@st.composite
-def convolutions(draw):
-    """Shapes of operands, and the window: channels that fill no step, groups that share one, windows that
-    meet no pixel."""
-    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8, 32]))
-    inputs, outputs = (
-        draw(st.sampled_from([1, 3, 4, 14, 16] if groups > 3 else [1, 3, 20, 32, 33, 64, 100, 288]))
-        for _ in range(2)
-    )
-    outputs = draw(st.sampled_from([inputs, outputs]))
-    window = draw(st.sampled_from([(1, 1), (1, 1), (3, 3), (3, 3), (1, 5), (4, 2), (7, 7)]))
-    dilation, strides = (draw(st.tuples(st.integers(1, 2), st.integers(1, 3))) for _ in range(2))
-    padding, size, result = [], [], []
-    for k, step, stride in zip(window, dilation, strides, strict=True):
-        low, high = draw(st.integers(0, 3)), draw(st.integers(0, 3))
-        length = draw(st.integers(1, 24))
-        high += max(0, (k - 1) * step + 1 - length - low - high)  # for one window to fit
-        padding.append((low, high)), size.append(length)
-        result.append((length + low + high - (k - 1) * step - 1) // stride + 1)
-    images = draw(st.sampled_from([1, 2, 5]))
-    shapes = (
-        (images, *size, groups * inputs),
-        (*window, inputs, groups * outputs),
-        (images, *result, groups * outputs),
-    )
-    return *shapes, strides, tuple(padding), dilation, groups
 
 
 @needs_instructions

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -41,6 +42,24 @@ class LayerCase:
         groups = f" /{self.groups}" if self.groups > 1 else ""
         stride = f" s{self.strides[0]}" if self.strides != (1, 1) else ""
         return f"{kh}x{kw} {inputs}->{outputs}{groups} at {height}x{width}{stride}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `jax.lax.conv_general_dilated` is called with, beside the arrays."""
+        return {
+            "window_strides": self.strides,
+            "padding": self.padding,
+            "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+            "feature_group_count": self.groups,
+        }
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, H', W', O]."""
+        operands = (
+            jax.ShapeDtypeStruct(shape, self.dtype) for shape in (self.input_shape, self.kernel_shape)
+        )
+        return jax.eval_shape(partial(jax.lax.conv_general_dilated, **self.arguments), *operands).shape
 
 
 def count_convolutions(step: StepCase) -> dict[LayerCase, int]:

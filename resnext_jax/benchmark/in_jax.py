@@ -97,17 +97,10 @@ def random_batch(batch_size: int, image_size: int, num_classes: int) -> dict[str
 def _layer(case: LayerCase, convolution: Convolution) -> tuple[Callable[[], None], float]:
     x = jax.random.normal(jax.random.key(0), case.input_shape, case.dtype)
     w = jax.random.normal(jax.random.key(1), case.kernel_shape, case.dtype)
-    convolve = partial(
-        convolution,
-        window_strides=case.strides,
-        padding=case.padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=case.groups,
-    )
+    convolve = partial(convolution, **case.arguments)
     arguments = (x, w)
     if case.train:
-        shape = jax.eval_shape(convolve, x, w).shape
-        arguments += (jax.random.normal(jax.random.key(2), shape, case.dtype),)
+        arguments += (jax.random.normal(jax.random.key(2), case.output_shape, case.dtype),)
 
     def forward_and_gradients(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[Any, ...]:
         y, vjp = jax.vjp(convolve, x, w)

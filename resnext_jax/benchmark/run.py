@@ -20,6 +20,7 @@ from resnext_jax import models, ops
 from resnext_jax.benchmark.cases import LayerCase, StepCase, count_convolutions
 from resnext_jax.benchmark.in_jax import prepare_jax
 from resnext_jax.benchmark.in_torch import check_torch, prepare_torch
+from resnext_jax.benchmark.limit import least_seconds, measure_rates
 from resnext_jax.devices import peak_memory_gib
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Range
@@ -68,7 +69,8 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
     Returns:
         {"options", "machine", "rows"}: one row for the step, or one for each distinct convolution, with its
         name, count and {implementation: {"min_ms", "median_ms", "cpu_ms", "images_per_second",
-        "compile_seconds", "peak_memory_mib"}}, and {"ratio": {implementation: our time over its time}}.
+        "compile_seconds", "peak_memory_mib"}}, {"ratio": {implementation: our time over its time}} and
+        "limit_ms", the least that the machine's measured rates allow the convolutions (`least_seconds`).
 
     Raises:
         BadInput: an option out of range, an unknown model, or one without a counterpart in torch.
@@ -86,15 +88,17 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
     if {"torch", "torch-compiled"} & {*implementations}:
         check_torch(config)
     with _workers(implementations, options.keep_freed_memory) as workers:
+        rates = _ask(workers["ours"], partial(measure_rates, options.dtype))
         rows = [
             {
                 "name": case.name if isinstance(case, LayerCase) else options.model,
                 "count": count,
                 **_measure(case, workers, options),
+                "limit_ms": 1e3 * least_seconds(case, rates),
             }
             for case, count in cases.items()
         ]
-    return {"options": asdict(options), "machine": _machine(), "rows": rows}
+    return {"options": asdict(options), "machine": _machine() | asdict(rates), "rows": rows}
 
 
 def format_benchmark(result: dict[str, Any]) -> str:
@@ -104,6 +108,8 @@ def format_benchmark(result: dict[str, Any]) -> str:
         f"{options['model']} {options['mode']}, batch {options['batch_size']}, {options['image_size']} px, "
         f"{options['dtype']}; "
         f"{machine['cores']} cores {machine['cpu']}; jax {machine['jax']}",
+        f"limit: the convolutions alone, at {machine['multiply_adds'] / 1e9:.0f} G multiply-adds and "
+        f"{machine['memory_bytes'] / 1e9:.1f} GB of memory a second (the best of matrix products and copies)",
         f"{'':49}{'min ms':>9}{'median':>9}{'cpu ms':>9}{'images/s':>10}"
         f"{'compile s':>11}{'peak MiB':>10}{'ours/it':>9}",
     ]
@@ -117,6 +123,9 @@ def format_benchmark(result: dict[str, Any]) -> str:
                 f"{figures['peak_memory_mib']:10.0f}" + ("" if ratio is None else f"{ratio:9.2f}")
             )
             name = ""
+        limit = row["limit_ms"]
+        ratio = row["implementations"]["ours"]["min_ms"] / limit
+        lines.append(f"{'':34}{'limit':15}{limit:9.2f}{ratio:58.2f}")
     return "\n".join(lines)
 
 
@@ -140,7 +149,7 @@ def _measure(
             "cpu_ms": 1e3 * min(cpus),
             "images_per_second": images / min(walls),
             "compile_seconds": compiled[name],
-            "peak_memory_mib": _ask(worker, "memory"),
+            "peak_memory_mib": 1024 * _ask(worker, peak_memory_gib),
         }
     ratio = {
         name: figures["ours"]["min_ms"] / other["min_ms"] for name, other in figures.items() if name != "ours"
@@ -193,7 +202,7 @@ def _ask(worker: Connection, message: Any) -> Any:
 
 
 def _work(implementation: Implementation, connection: Connection, keep_freed_memory: bool) -> None:
-    """Body of a worker: prepares the cases it is sent, and runs the latest when asked."""
+    """Body of a worker: calls the functions and prepares the cases it is sent; runs the latest when asked."""
     if keep_freed_memory:
         ops.keep_freed_memory()
     if implementation in ("torch", "torch-compiled"):
@@ -210,8 +219,8 @@ def _work(implementation: Implementation, connection: Connection, keep_freed_mem
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             connection.send((time.perf_counter() - wall, time.process_time() - cpu))
-        elif message == "memory":
-            connection.send(1024 * peak_memory_gib())
+        elif callable(message):
+            connection.send(message())
         else:
             run, compile_seconds = prepare(message)
             run()

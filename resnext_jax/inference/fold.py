@@ -87,38 +87,51 @@ def _pairs(model: Network, image_size: int) -> dict[Path, Path]:
     images = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), jnp.float32)
     program = trace(run, leaves, images)
     uses = Counter(value for operation in program.operations for value in operation.inputs)
-    # What each value is: an array of the model, or the output of a convolution (with the bias it may have).
-    arrays = dict(zip(program.inputs, owner, strict=False))
-    outputs: dict[Value, Path] = {}
-    pairs: dict[Path, Path] = {}
+    known = _Known(dict(zip(program.inputs, owner, strict=False)))
     for operation in program.operations:
-        _follow(operation, uses, arrays, outputs, pairs)
-    return pairs
+        _follow(operation, uses, known)
+    modules = dict(nnx.iter_modules(model))
+    return {conv: norm for conv, norm in known.pairs.items() if isinstance(modules[norm], BatchNorm)}
 
 
-def _follow(
-    operation: Operation,
-    uses: Counter[Value],
-    arrays: dict[Value, Path],
-    outputs: dict[Value, Path],
-    pairs: dict[Path, Path],
-) -> None:
+class _Known:
+    """What the values of a program are.
+
+    Args:
+        arrays: the model's arrays, by their paths.
+    """
+
+    def __init__(self, arrays: dict[Value, Path]):
+        self.arrays = arrays
+        # Values that depend on one module's arrays alone, with its path.
+        self.made_of = {value: path[:-1] for value, path in arrays.items()}
+        # Outputs of convolutions, with the bias that they may have.
+        self.outputs: dict[Value, Path] = {}
+        self.pairs: dict[Path, Path] = {}
+
+
+def _follow(operation: Operation, uses: Counter[Value], known: _Known) -> None:
     """Note what an operation makes of a model's arrays and of its convolutions' outputs."""
     if len(operation.outputs) != 1:
         return
-    first, second = (*operation.inputs, None)[:2]
+    arrays, outputs = known.arrays, known.outputs
+    operands: tuple[Any, ...] = (*operation.inputs, None)
+    first, second = operands[:2]
     [result] = operation.outputs
+    is_output = first in outputs and uses[first] == 1
     match operation.name:
         case "grouped_conv" | "conv_general_dilated" if second in arrays:
             outputs[result] = arrays[second][:-1]
-        case "broadcast_in_dim" | "reshape" | "convert_element_type" if first in arrays:
-            arrays[result] = arrays[first]
-        case "convert_element_type" if first in outputs and uses[first] == 1:
+        case "convert_element_type" if is_output:
             outputs[result] = outputs[first]
-        case "add" if first in outputs and uses[first] == 1 and second in arrays:
-            if arrays[second] == (*outputs[first], "bias"):
-                outputs[result] = outputs[first]
-        case "sub" if first in outputs and uses[first] == 1 and second in arrays:
-            *norm, name = arrays[second]
-            if name == "mean":
-                pairs[outputs[first]] = tuple(norm)
+        case "add" if is_output and second in arrays and arrays[second] == (*outputs[first], "bias"):
+            outputs[result] = outputs[first]
+        case "sub" | "mul" if is_output and second in known.made_of:
+            # A norm begins with its mean or, in `conv_affine`, with its scale.
+            known.pairs[outputs[first]] = known.made_of[second]
+        case name:
+            if name in ("broadcast_in_dim", "reshape", "convert_element_type") and first in arrays:
+                arrays[result] = arrays[first]
+            makers = {known.made_of.get(value) for value in operation.inputs if value.constant is None}
+            if len(makers) == 1 and (maker := makers.pop()) is not None:
+                known.made_of[result] = maker

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
+
+from resnext_jax.ops import PARTS
 
 # Primitives that call another program, and what they call it by.
 _CALLED = ("jaxpr", "call_jaxpr")
@@ -100,6 +103,9 @@ def _inline(closed: ClosedJaxpr, inputs: Sequence[Value], operations: list[Opera
         if eqn.primitive.name == "concatenate":  # `jnp.pad` joins arrays without elements, too
             operands = [v for v in operands if 0 not in v.shape] or operands
         called = next((eqn.params[name] for name in _CALLED if name in eqn.params), None)
+        if eqn.primitive.name in PARTS:
+            in_parts = partial(PARTS[eqn.primitive.name], **eqn.params)
+            called = jax.make_jaxpr(in_parts)(*(v.aval for v in eqn.invars))
         if called is not None:
             results = _inline(called, operands, operations)
         elif eqn.primitive.name == "concatenate" and len(operands) == 1:

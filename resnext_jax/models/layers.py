@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import nnx
 from resnext_jax import ops
 from resnext_jax.errors import BadInput
 from resnext_jax.models.keys import Keys
-from resnext_jax.models.norm import BatchNorm, GroupNorm
+from resnext_jax.models.norm import ACTIVATIONS, BatchNorm, GroupNorm
 from resnext_jax.models.variants import Channels, ResNetConfig
 
 Init = Literal["torchvision", "torch"]
@@ -22,6 +22,36 @@ Init = Literal["torchvision", "torch"]
 KAIMING_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # What torch.nn.Conv2d and torch.nn.Linear do by themselves: uniform within 1 / sqrt(fan_in).
 TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def conv_norm(
+    conv: nnx.Conv,
+    norm: Callable[..., jax.Array],
+    x: jax.Array,
+    *,
+    act: str | None = None,
+    shortcut: jax.Array | None = None,
+) -> jax.Array:
+    """act(norm(conv(x)) + shortcut), with what is given of it; [N, H, W, C].
+
+    In evaluation a batch norm is a scale and a shift for each channel, and one operator computes it all.
+    """
+    # Another convolution than ours was put in its place, to be compared or counted: it is left there.
+    replaced = conv.conv_general_dilated is not ops.conv_general_dilated
+    if replaced or not isinstance(norm, BatchNorm) or not norm.use_running_average:
+        if shortcut is None:
+            return norm(conv(x), act=act)
+        y = norm(conv(x)) + shortcut
+        return y if act is None else ACTIVATIONS[act](y)
+    relu = act == "relu"
+    scale, shift = norm.scale_and_shift()
+    shift = shift if conv.bias is None else shift + scale * conv.bias[...]
+    x, kernel = x.astype(conv.dtype), conv.kernel[...].astype(conv.dtype)
+    # As `Layers.conv` makes them; nnx takes other forms of them too.
+    window: Any = {"window_strides": conv.strides, "padding": conv.padding}
+    groups = conv.feature_group_count
+    y = ops.conv_affine(x, kernel, scale, shift, shortcut, relu=relu, feature_group_count=groups, **window)
+    return y if act is None or relu else ACTIVATIONS[act](y)
 
 
 @dataclass(frozen=True, kw_only=True)

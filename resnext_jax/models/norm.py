@@ -94,6 +94,13 @@ class BatchNorm(nnx.BatchNorm):
         y = y.astype(self.dtype or x.dtype)
         return y if act is None or relu else ACTIVATIONS[act](y)
 
+    def scale_and_shift(self) -> tuple[jax.Array, jax.Array]:
+        """What the norm is in evaluation: x scale + shift, [C] each, float32."""
+        assert self.scale is not None
+        assert self.bias is not None
+        scale = jax.lax.rsqrt(self.var[...] + self.epsilon) * self.scale[...]
+        return scale, self.bias[...] - scale * self.mean[...]
+
 
 class GroupNorm(nnx.GroupNorm):
     """Group normalisation (Wu and He 2018, arXiv 1803.08494): each image by itself, in 32 groups of channels.

@@ -16,7 +16,7 @@ from flax import nnx
 from resnext_jax import ops
 from resnext_jax.errors import BadInput
 from resnext_jax.models.keys import Keys
-from resnext_jax.models.layers import DropPath, Init, Layers, blur, identity, linear_head, mean_2x2
+from resnext_jax.models.layers import DropPath, Init, Layers, blur, conv_norm, identity, linear_head, mean_2x2
 from resnext_jax.models.network import Network
 from resnext_jax.models.norm import ACTIVATIONS
 from resnext_jax.models.variants import Channels, ResNetConfig
@@ -46,9 +46,8 @@ class BasicBlock(nnx.Module):
         self.downsample = layers.downsample(inputs, channels.outputs, stride)
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        y = self.aa(self.bn1(self.conv1(x), act=self.act))
-        y = self.bn2(self.conv2(y))
-        return _joined(self, x, y, keys)
+        y = self.aa(conv_norm(self.conv1, self.bn1, x, act=self.act))
+        return _joined(self, x, y, self.conv2, self.bn2, keys)
 
 
 class Bottleneck(nnx.Module):
@@ -76,10 +75,9 @@ class Bottleneck(nnx.Module):
         self.downsample = layers.downsample(inputs, outputs, stride)
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        y = self.bn1(self.conv1(x), act=self.act)
-        y = self.aa(self.bn2(self.conv2(y), act=self.act))
-        y = self.bn3(self.conv3(y))
-        return _joined(self, x, y, keys)
+        y = conv_norm(self.conv1, self.bn1, x, act=self.act)
+        y = self.aa(conv_norm(self.conv2, self.bn2, y, act=self.act))
+        return _joined(self, x, y, self.conv3, self.bn3, keys)
 
 
 class PreactivationBottleneck(nnx.Module):
@@ -107,8 +105,8 @@ class PreactivationBottleneck(nnx.Module):
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         y = self.bn1(x, act=self.act)
         shortcut = _every(self.stride, x) if self.downsample is None else self.downsample[0](y)
-        y = self.bn2(self.conv1(y), act=self.act)
-        y = self.bn3(self.conv2(y), act=self.act)
+        y = conv_norm(self.conv1, self.bn2, y, act=self.act)
+        y = conv_norm(self.conv2, self.bn3, y, act=self.act)
         y = self.conv3(y)
         return (y if self.drop_path is None else self.drop_path(y, keys)) + shortcut
 
@@ -116,22 +114,39 @@ class PreactivationBottleneck(nnx.Module):
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck, "preactivation": PreactivationBottleneck}
 
 
-def _joined(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """The branch's result, weighted, and sometimes dropped in training; plus the shortcut, and activated."""
+def _joined(
+    block: BasicBlock | Bottleneck,
+    x: jax.Array,
+    y: jax.Array,
+    conv: nnx.Conv,
+    norm: Callable[..., jax.Array],
+    keys: jax.Array | None,
+) -> jax.Array:
+    """The end of a block: its last convolution and norm; plus the shortcut, and activated.
+
+    The branch may be weighted before, and sometimes dropped in training.
+    """
+    shortcut = x
+    if block.downsample is not None:
+        *pool, shortcut_conv, shortcut_norm = block.downsample
+        for layer in pool:
+            shortcut = layer(shortcut)
+        shortcut = conv_norm(shortcut_conv, shortcut_norm, shortcut)
+    if shortcut.shape[:3] != y.shape[:3]:
+        # Anti-aliasing drops what shortcuts round up, in timm too.
+        raise BadInput(
+            f"a block's branch has {y.shape[1]} x {y.shape[2]} pixels and its shortcut {shortcut.shape[1]} x "
+            f"{shortcut.shape[2]}: anti_alias='avg_pool' halves even sizes only; use images whose sides are "
+            "multiples of 32"
+        )
+    if block.se is None and block.drop_path is None:
+        return conv_norm(conv, norm, y, act=block.act, shortcut=shortcut)
+    y = conv_norm(conv, norm, y)
     if block.se is not None:
         y = block.se(y)
     if block.drop_path is not None:
         y = block.drop_path(y, keys)
-    for layer in block.downsample or ():
-        x = layer(x)
-    if x.shape != y.shape:
-        # Anti-aliasing drops what shortcuts round up, in timm too.
-        raise BadInput(
-            f"a block's branch has {y.shape[1]} x {y.shape[2]} pixels and its shortcut {x.shape[1]} x "
-            f"{x.shape[2]}: anti_alias='avg_pool' halves even sizes only; use images whose sides are "
-            "multiples of 32"
-        )
-    return ACTIVATIONS[block.act](y + x)
+    return ACTIVATIONS[block.act](y + shortcut)
 
 
 def _every(stride: int, x: jax.Array) -> jax.Array:
@@ -231,10 +246,11 @@ class ResNet(Network):
         x, act = images.astype(self.dtype), self.config.activation
         if isinstance(self.conv1, nnx.List):
             conv1, bn1, _, conv2, bn2, _, conv3 = self.conv1
-            x = conv3(bn2(conv2(bn1(conv1(x), act=act)), act=act))
+            x = conv_norm(conv1, bn1, x, act=act)
+            x = conv_norm(conv2, bn2, x, act=act)
         else:
-            x = self.conv1(x)
-        return x if self.bn1 is None else self.bn1(x, act=act)
+            conv3 = self.conv1
+        return conv3(x) if self.bn1 is None else conv_norm(conv3, self.bn1, x, act=act)
 
     def stem_pool(self, x: jax.Array) -> jax.Array:
         """The pooling of the stem, of stride 2."""

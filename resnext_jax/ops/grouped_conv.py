@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,17 @@ from resnext_jax.ops.conv.spec import DIMENSION_NUMBERS, ConvSpec
 from resnext_jax.ops.varying import vary_alike
 
 PADDINGS = ("SAME", "SAME_LOWER", "VALID")
+
+# What `conv_general_dilated` takes of what it is not given.
+_DEFAULTS = {
+    "lhs_dilation": None,
+    "rhs_dilation": None,
+    "dimension_numbers": None,
+    "feature_group_count": 1,
+    "batch_group_count": 1,
+    "precision": None,
+    "out_sharding": None,
+}
 
 
 def conv_general_dilated(
@@ -78,37 +90,52 @@ def conv_general_dilated(
         "preferred_element_type": preferred_element_type,
         "out_sharding": out_sharding,
     }
-    if lhs.ndim != 4 or rhs.ndim != 4 or not _is_nhwc(lhs.shape, rhs.shape, dimension_numbers):
+    spec = spec_of(lhs, rhs, **arguments)
+    if spec is None:
         return jax.lax.conv_general_dilated(lhs, rhs, **arguments)
-    _check(lhs.shape, rhs.shape, window_strides, padding, feature_group_count)
-    dilation = (1, 1) if rhs_dilation is None else _pair(rhs_dilation)
-    pads = _explicit_padding(lhs.shape, rhs.shape, window_strides, padding, dilation)
+    return conv_p.bind(*vary_alike(lhs, rhs), spec=spec)
+
+
+def spec_of(lhs: jax.Array, rhs: jax.Array, **arguments: Any) -> ConvSpec | None:
+    """The convolution, or None if it is none that takes the lowerings of `resnext_jax.ops`.
+
+    Args:
+        lhs, rhs, arguments: of `conv_general_dilated`.
+
+    Raises:
+        BadInput: as there.
+    """
+    given = _DEFAULTS | arguments
+    if lhs.ndim != 4 or rhs.ndim != 4 or not _is_nhwc(lhs.shape, rhs.shape, given["dimension_numbers"]):
+        return None
+    strides, groups = given["window_strides"], given["feature_group_count"]
+    _check(lhs.shape, rhs.shape, strides, given["padding"], groups)
+    dilation = (1, 1) if given["rhs_dilation"] is None else _pair(given["rhs_dilation"])
+    pads = _explicit_padding(lhs.shape, rhs.shape, strides, given["padding"], dilation)
     output = jax.eval_shape(partial(jax.lax.conv_general_dilated, **arguments), lhs, rhs)
     lhs_type, rhs_type = jax.typeof(lhs), jax.typeof(rhs)
     is_known = (
-        lhs_dilation in (None, (1, 1), [1, 1])
+        given["lhs_dilation"] in (None, (1, 1), [1, 1])
         and min(map(min, pads)) >= 0
-        and batch_group_count == 1
+        and given["batch_group_count"] == 1
         and lhs.dtype == rhs.dtype == output.dtype
         and jnp.issubdtype(lhs.dtype, jnp.floating)
         and 0 not in (*lhs.shape, *rhs.shape, *output.shape)
-        and out_sharding is None
+        and given["out_sharding"] is None
         and not any((*lhs_type.sharding.spec, *rhs_type.sharding.spec))
     )
     if not is_known:
-        return jax.lax.conv_general_dilated(lhs, rhs, **arguments)
-
-    spec = ConvSpec(
+        return None
+    return ConvSpec(
         input_shape=lhs.shape,
         kernel_shape=rhs.shape,
         output_shape=output.shape,
-        strides=_pair(window_strides),
+        strides=_pair(strides),
         padding=pads,
         dilation=dilation,
-        groups=feature_group_count,
-        precision=precision,
+        groups=groups,
+        precision=given["precision"],
     )
-    return conv_p.bind(*vary_alike(lhs, rhs), spec=spec)
 
 
 def _is_nhwc(

@@ -112,17 +112,26 @@ def _lower_on_accelerator(
 
 def _lower(operator: Operator, context: mlir.LoweringRuleContext, a: Any, b: Any, *, spec: ConvSpec) -> Any:
     suffix = cpp_kernels.suffix_of(context, 2)
-    is_bfloat16 = suffix == "_bf16"
-    if is_bfloat16 and not cpp_kernels.multiplies_bfloat16():
-        function = partial(_as_float32, operator, spec=spec)
-        return mlir.lower_fun(function, multiple_results=False)(context, a, b)
+    if choose_on_cpu(operator, spec, suffix) == "cpp":
+        return cpp_kernels.lower(f"conv_{operator}{suffix}", context, a, b, **window_attributes(spec))
+    is_bfloat16 = suffix == "_bf16"  # and not multiplied
+    function = partial(_as_float32, operator, spec=spec) if is_bfloat16 else in_jax(operator, spec)
+    return mlir.lower_fun(function, multiple_results=False)(context, a, b)
+
+
+def choose_on_cpu(operator: Operator, spec: ConvSpec, suffix: str | None) -> Lowering:
+    """`choose` for the operands of a program, which `cpp_kernels.suffix_of` has looked at."""
+    if suffix == "_bf16" and not cpp_kernels.multiplies_bfloat16():
+        suffix = None
     lanes = 0 if suffix is None else cpp_kernels.lanes()
-    if choose(operator, spec, lanes, multiplies_bfloat16=is_bfloat16) == "cpp":
-        (top, _), (left, _) = spec.padding
-        attributes = {"strides": spec.strides, "padding": (top, left), "dilation": spec.dilation}
-        attributes = {name: np.array(pair, np.int64) for name, pair in attributes.items()}
-        return cpp_kernels.lower(f"conv_{operator}{suffix}", context, a, b, **attributes)
-    return mlir.lower_fun(in_jax(operator, spec), multiple_results=False)(context, a, b)
+    return choose(operator, spec, lanes, multiplies_bfloat16=suffix == "_bf16")
+
+
+def window_attributes(spec: ConvSpec) -> dict[str, np.ndarray]:
+    """What the C++ kernels are told of the window."""
+    (top, _), (left, _) = spec.padding
+    attributes = {"strides": spec.strides, "padding": (top, left), "dilation": spec.dilation}
+    return {name: np.array(pair, np.int64) for name, pair in attributes.items()}
 
 
 def _as_float32(operator: Operator, a: jax.Array, b: jax.Array, *, spec: ConvSpec) -> jax.Array:

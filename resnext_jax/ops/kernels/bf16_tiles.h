@@ -17,6 +17,8 @@
 #include <new>
 #include <vector>
 
+#include "conv_target.h"
+
 #if defined(__AMX_BF16__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -253,10 +255,27 @@ inline void PackTransposed(const Value* from, int64_t stride, Value* packed) {
   }
 }
 
-// Rounds 32 floats, of which the first `count` are stored.
-inline void Round(const float* from, int64_t count, Value* to) {
-  const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + kTile), _mm512_loadu_ps(from));
-  _mm512_mask_storeu_epi16(to, count >= kSide ? ~__mmask32{0} : (__mmask32{1} << count) - 1, (__m512i)both);
+// Stores 32 sums of neighbouring channels, of which the first `count` are wanted.
+inline void StoreSums(const float* sums, int64_t count, const conv::Target<Value>& to) {
+  const __mmask32 wanted = count >= kSide ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
+  __m512 half[2];
+  for (int i = 0; i < 2; ++i) {
+    const __mmask16 mask = wanted >> (i * kTile);
+    half[i] = _mm512_loadu_ps(sums + i * kTile);
+    if (to.scale)
+      half[i] = _mm512_fmadd_ps(half[i], _mm512_maskz_loadu_ps(mask, to.scale + i * kTile),
+                                _mm512_maskz_loadu_ps(mask, to.shift + i * kTile));
+    if (to.shortcut) {
+      const __m256i values = _mm256_maskz_loadu_epi16(mask, to.shortcut + i * kTile);
+      const __m512i floats = _mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16);
+      half[i] = _mm512_add_ps(half[i], _mm512_castsi512_ps(floats));
+    }
+    if (to.relu) {
+      const __mmask16 negative = _mm512_cmp_ps_mask(half[i], _mm512_setzero_ps(), _CMP_LT_OQ);
+      half[i] = _mm512_mask_mov_ps(half[i], negative, _mm512_setzero_ps());  // not-a-number stays
+    }
+  }
+  _mm512_mask_storeu_epi16(to.result, wanted, (__m512i)_mm512_cvtne2ps_pbh(half[1], half[0]));
 }
 
 }  // namespace bf16

@@ -16,6 +16,8 @@
 
 namespace conv_bf16 {
 
+using Target = conv::Target<Value>;
+
 // Reckoned, not tuned. A slab of 384 KiB stays in a second cache of 1 or 2 MiB beside the weights of a panel.
 // With 512 positions an item computes 16 products with each packed step that it reads.
 constexpr int64_t kSlabValues = 192 * 1024;
@@ -134,7 +136,7 @@ inline void CollectResults(const CorrelatePlan& plan, const Phase& down, const P
 
 // One panel of one image from its slab. Positions up to a whole number of steps must be readable.
 inline void ComputePanel(const bf16::Operands& operands, const std::vector<int64_t>& results,
-                         int64_t channels, Value* result) {
+                         int64_t channels, const Target& to) {
   alignas(64) float sums[kProduct];
   const int64_t count = results.size();
   for (int64_t position = 0; position < count; position += kSide) {
@@ -142,7 +144,8 @@ inline void ComputePanel(const bf16::Operands& operands, const std::vector<int64
     const Value* source = operands.rows + position * operands.stride;
     bf16::Multiply({source, operands.stride, operands.columns, operands.steps}, rows, channels, false, sums);
     for (int64_t r = 0; r < rows; ++r)
-      if (results[position + r] >= 0) bf16::Round(sums + r * kSide, channels, result + results[position + r]);
+      if (results[position + r] >= 0)
+        bf16::StoreSums(sums + r * kSide, channels, to.At(results[position + r], 0));
   }
 }
 
@@ -157,9 +160,9 @@ class BlockOfItem {
                 std::min(item.panels.high, (block + 1) * plan.panels)},
         grid_(plan.rows, plan.columns, item.rows.low, item.window_rows, plan.window_columns) {}
 
-  void Run(const Value* source, const Value* packed, Value* result) {
+  void Run(const Value* source, const Value* packed, const Target& to) {
     source += block_ * plan_.blocks.sources();
-    if (plan_.in_place) return RunInPlace(source, packed, result);
+    if (plan_.in_place) return RunInPlace(source, packed, to);
     if (!plan_.depth.windows) CopySource(source);
     for (const Phase& down : plan_.rows.phases)
       for (const Phase& across : plan_.columns.phases) {
@@ -172,7 +175,7 @@ class BlockOfItem {
           for (int64_t image = item_.images.low; image < item_.images.high; ++image)
             ComputePanel({slab_.data() + (image - item_.images.low) * image_values_, plan_.depth.values,
                           packed + panel * plan_.weights(), steps_},
-                         results_, Channels(panel), Place(panel, image, result));
+                         results_, Channels(panel), Place(panel, image, to));
       }
   }
 
@@ -180,13 +183,13 @@ class BlockOfItem {
   int64_t Channels(int64_t panel) const {
     return std::min(kSide, plan_.blocks.results() - panel % plan_.panels * kSide);
   }
-  Value* Place(int64_t panel, int64_t image, Value* result) const {
-    return result + image * plan_.to.floats() + block_ * plan_.blocks.results() +
-           panel % plan_.panels * kSide;
+  Target Place(int64_t panel, int64_t image, const Target& to) const {
+    const int64_t channel = block_ * plan_.blocks.results() + panel % plan_.panels * kSide;
+    return to.At(image * plan_.to.floats() + channel, channel);
   }
 
   // The source is one image of one column. What is left over at its end is copied, to be readable.
-  void RunInPlace(const Value* source, const Value* packed, Value* result) {
+  void RunInPlace(const Value* source, const Value* packed, const Target& to) {
     const Phase& all = plan_.rows.phases[0];
     CollectSteps(all, plan_.columns.phases[0]);
     CollectResults(plan_, all, plan_.columns.phases[0], item_.rows, 1, results_);
@@ -199,9 +202,9 @@ class BlockOfItem {
     results_.erase(results_.begin(), results_.begin() + whole);
     for (int64_t panel = panels_.low; panel < panels_.high; ++panel) {
       const Value* weights = packed + panel * plan_.weights();
-      Value* to = Place(panel, 0, result);
-      ComputePanel({first, stride, weights, steps_}, in_place, Channels(panel), to);
-      ComputePanel({slab_.data(), plan_.depth.values, weights, steps_}, results_, Channels(panel), to);
+      const Target place = Place(panel, 0, to);
+      ComputePanel({first, stride, weights, steps_}, in_place, Channels(panel), place);
+      ComputePanel({slab_.data(), plan_.depth.values, weights, steps_}, results_, Channels(panel), place);
     }
   }
 
@@ -248,7 +251,7 @@ inline thread_local std::vector<int64_t> BlockOfItem::results_;
 
 // y from x, or dx from dy if transposed.
 inline void Correlate(ffi::ThreadPool& pool, const Shape& shape, bool transposed, const Value* source,
-                      const Value* kernel, Value* result) {
+                      const Value* kernel, const Target& to) {
   const CorrelatePlan plan(shape, transposed, pool.num_threads());
   const Buffer packed = PackWeights(pool, plan, kernel);
   ParallelFor(pool, plan.items(), [&](int64_t index) {
@@ -256,7 +259,7 @@ inline void Correlate(ffi::ThreadPool& pool, const Shape& shape, bool transposed
     const CorrelateItem item(plan, index);
     const int64_t last = (item.panels.high - 1) / plan.panels;
     for (int64_t block = item.panels.low / plan.panels; block <= last; ++block)
-      BlockOfItem(plan, item, block).Run(source, packed.data(), result);
+      BlockOfItem(plan, item, block).Run(source, packed.data(), to);
   });
 }
 

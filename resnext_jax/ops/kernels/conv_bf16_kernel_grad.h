@@ -202,7 +202,7 @@ inline void StoreKernelGrad(ffi::ThreadPool& pool, const KernelGradPlan& plan, c
         alignas(64) float total[kSide] = {};
         for (int64_t share = 0; share < plan.shares; ++share)
           for (int64_t i = 0; i < count; ++i) total[i] += from[share * plan.sums() + i];
-        bf16::Round(total, count, to);
+        bf16::StoreSums(total, count, {to});
         to += count;
       }
     }

@@ -14,6 +14,7 @@
 
 #include "conv_shape.h"
 #include "conv_slab.h"
+#include "conv_target.h"
 #include "conv_tiles.h"
 #include "parallel.h"
 
@@ -137,6 +138,7 @@ inline void CollectPixels(const CorrelatePlan& plan, const CorrelateItem& item, 
 struct Turn {
   int64_t first, channels;  // of all in the slab
   int64_t depth;            // of them, those of one group
+  bool last;
 };
 
 // The taps that these pixels meet, for the channels of a turn.
@@ -153,7 +155,7 @@ inline void CollectTaps(const CorrelatePlan& plan, const Phase& down, const Phas
 // Computes one turn of a work item from its slab.
 template <int Group>
 void CorrelateSlab(const CorrelatePlan& plan, const CorrelateItem& item, const Turn& turn, const float* slab,
-                   const float* packed, float* result) {
+                   const float* packed, const Target<float>& to) {
   thread_local std::vector<Pixel> pixels;
   thread_local std::vector<TapOffset> taps;
   for (int64_t y = item.rows.low; y < std::min(item.rows.low + plan.rows.out_step, item.rows.high); ++y)
@@ -162,12 +164,8 @@ void CorrelateSlab(const CorrelatePlan& plan, const CorrelateItem& item, const T
       CollectTaps(plan, plan.rows.phases[y % plan.rows.out_step], across, turn, taps);
       for (const Panel& panel : item.panels) {
         const float* weights = packed + (&panel - plan.panels.data()) * plan.panel_floats;
-        const Tiles tiles{slab + panel.source - item.panels.source(),
-                          turn.channels,
-                          taps,
-                          weights,
-                          result + panel.channel,
-                          turn.first > 0};
+        const Tiles tiles{slab + panel.source - item.panels.source(), turn.channels,  taps,     weights,
+                          to.At(panel.channel, panel.channel),        turn.first > 0, turn.last};
         if (Group > 0 || panel.vectors == 1)
           AllTiles<Group, 1>(tiles, pixels);
         else if constexpr (Group == 0)
@@ -178,7 +176,7 @@ void CorrelateSlab(const CorrelatePlan& plan, const CorrelateItem& item, const T
 
 template <int Group>
 void CorrelateOneItem(const CorrelatePlan& plan, const CorrelateItem& item, const float* source,
-                      const float* packed, float* result) {
+                      const float* packed, const Target<float>& to) {
   thread_local std::vector<float> slab;
   const int64_t sources = item.panels.sources();
   for (int64_t turn = 0, first = 0; turn < item.turns; ++turn) {
@@ -189,20 +187,20 @@ void CorrelateOneItem(const CorrelatePlan& plan, const CorrelateItem& item, cons
       CopySlab(source + (item.first_image + image) * plan.from.floats(), plan.from,
                item.panels.source() + first, channels, item.window_rows, plan.window_columns,
                slab.data() + image * image_floats);
-    CorrelateSlab<Group>(plan, item, {first, channels, item.turns == 1 ? plan.depth : channels}, slab.data(),
-                         packed, result);
+    const Turn now{first, channels, item.turns == 1 ? plan.depth : channels, turn + 1 == item.turns};
+    CorrelateSlab<Group>(plan, item, now, slab.data(), packed, to);
     first += channels;
   }
 }
 
 // y from x, or dx from dy if transposed.
 inline void Correlate(ffi::ThreadPool& pool, const Shape& shape, bool transposed, const float* source,
-                      const float* kernel, float* result) {
+                      const float* kernel, const Target<float>& to) {
   const CorrelatePlan plan(shape, transposed, pool.num_threads());
   const std::unique_ptr<float[]> packed = PackWeights(pool, plan, kernel);
   WithGroup(plan.width, [&](auto group) {
     ParallelFor(pool, plan.items(), [&](int64_t index) {
-      CorrelateOneItem<group>(plan, CorrelateItem(plan, index), source, packed.get(), result);
+      CorrelateOneItem<group>(plan, CorrelateItem(plan, index), source, packed.get(), to);
     });
   });
 }

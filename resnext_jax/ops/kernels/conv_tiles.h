@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "conv_target.h"
 #include "simd.h"
 
 namespace conv {
@@ -50,9 +51,21 @@ struct Tiles {
   int64_t channels;  // of a pixel in the slab
   const std::vector<TapOffset>& taps;
   const float* weights;
-  float* result;
-  bool add;  // add to the result rather than set it
+  Target<float> to;  // from the panel's first channel on
+  bool add;          // add to the result rather than set it
+  bool finish;       // the sums are whole with these taps
 };
+
+// Stores a vector of sums of the panel's channels from `channel` on.
+inline void StoreSums(const Tiles& tiles, int64_t place, int64_t channel, Vec sum) {
+  const Target<float>& to = tiles.to;
+  if (tiles.finish) {
+    if (to.scale) sum = sum * Load(to.scale + channel) + Load(to.shift + channel);
+    if (to.shortcut) sum += Load(to.shortcut + place + channel);
+    if (to.relu) sum = sum < 0 ? Vec{} : sum;
+  }
+  Store(to.result + place + channel, sum);
+}
 
 // sum[p] += (channel I of each group of pixel p) * weights[I], for I in [0, Group).
 template <int Group, int P, size_t... I>
@@ -72,7 +85,7 @@ void Tile(const Tiles& tiles, const Pixel* pixels) {
   for (int p = 0; p < P; ++p) windows[p] = tiles.slab + pixels[p].window * tiles.channels;
   if (tiles.add)
     for (int p = 0; p < P; ++p)
-      for (int v = 0; v < Vectors; ++v) sum[p][v] = Load(tiles.result + pixels[p].result + v * kLanes);
+      for (int v = 0; v < Vectors; ++v) sum[p][v] = Load(tiles.to.result + pixels[p].result + v * kLanes);
   for (const TapOffset& tap : tiles.taps) {
     const float* w = tiles.weights + tap.weights * Vectors * kLanes;
     if constexpr (Group > 0) {
@@ -89,7 +102,7 @@ void Tile(const Tiles& tiles, const Pixel* pixels) {
     }
   }
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < Vectors; ++v) Store(tiles.result + pixels[p].result + v * kLanes, sum[p][v]);
+    for (int v = 0; v < Vectors; ++v) StoreSums(tiles, pixels[p].result, v * kLanes, sum[p][v]);
 }
 
 // Makes `count` <= P a constant.

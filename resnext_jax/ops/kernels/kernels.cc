@@ -15,6 +15,7 @@
 #include "conv_correlate.h"
 #include "conv_kernel_grad.h"
 #include "conv_shape.h"
+#include "conv_target.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace {
@@ -67,6 +68,16 @@ ffi::Error ReadShape(Sizes x, Sizes w, Sizes y, const Window& window, conv::Shap
   return ffi::Error::Success();
 }
 
+// Checks that x is [..., C] and not empty, and that all vectors are [C].
+ffi::Error CheckChannels(Sizes x, std::initializer_list<Sizes> vectors) {
+  const bool whole = x.size() > 0 && AllAtLeast(1, x);
+  for (const Sizes& vector : vectors)
+    if (!whole || vector.size() != 1 || vector[0] != x.back())
+      return ffi::Error::InvalidArgument("batch norm of x " + Text(x) + " with a vector " + Text(vector) +
+                                         ": expected pixels [..., C] and [C]");
+  return ffi::Error::Success();
+}
+
 ffi::Error CheckGroups(int64_t channels, int64_t width, int64_t depth) {
   if (conv::FillsVectors(channels, width, depth)) return ffi::Error::Success();
   return ffi::Error::InvalidArgument("convolution to " + std::to_string(channels) +
@@ -107,8 +118,40 @@ ffi::Error ConvForward(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes
   ffi::Error error =
       ReadShape(x.dimensions(), w.dimensions(), y->dimensions(), {strides, padding, dilation}, s);
   if (error.success()) error = Type::Check(s, false);
-  if (error.success()) Type::Correlate(pool, s, false, x.typed_data(), w.typed_data(), y->typed_data());
+  if (error.success()) Type::Correlate(pool, s, false, x.typed_data(), w.typed_data(), {y->typed_data()});
   return error;
+}
+
+// A convolution and what follows it: relu(y * scale + shift + shortcut), without ReLU or shortcut if there is
+// none.
+template <typename Type>
+ffi::Error ConvThen(ffi::ThreadPool pool, const Window& window, bool relu, ArrayOf<Type> x, ArrayOf<Type> w,
+                    Array scale, Array shift, const ArrayOf<Type>* shortcut, ResultOf<Type> y) {
+  conv::Shape s;
+  ffi::Error error = ReadShape(x.dimensions(), w.dimensions(), y->dimensions(), window, s);
+  if (error.success()) error = Type::Check(s, false);
+  if (error.success()) error = CheckChannels(y->dimensions(), {scale.dimensions(), shift.dimensions()});
+  if (error.success() && shortcut && Text(shortcut->dimensions()) != Text(y->dimensions()))
+    error = ffi::Error::InvalidArgument("convolution to y " + Text(y->dimensions()) + " with a shortcut " +
+                                        Text(shortcut->dimensions()) + ": expected the same shape");
+  if (error.success())
+    Type::Correlate(pool, s, false, x.typed_data(), w.typed_data(),
+                    {y->typed_data(), scale.typed_data(), shift.typed_data(),
+                     shortcut ? shortcut->typed_data() : nullptr, relu});
+  return error;
+}
+
+template <typename Type>
+ffi::Error ConvThenNorm(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, bool relu,
+                        ArrayOf<Type> x, ArrayOf<Type> w, Array scale, Array shift, ResultOf<Type> y) {
+  return ConvThen<Type>(pool, {strides, padding, dilation}, relu, x, w, scale, shift, nullptr, y);
+}
+
+template <typename Type>
+ffi::Error ConvThenJoin(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes dilation, bool relu,
+                        ArrayOf<Type> x, ArrayOf<Type> w, ArrayOf<Type> shortcut, Array scale, Array shift,
+                        ResultOf<Type> y) {
+  return ConvThen<Type>(pool, {strides, padding, dilation}, relu, x, w, scale, shift, &shortcut, y);
 }
 
 template <typename Type>
@@ -118,7 +161,7 @@ ffi::Error ConvInputGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Siz
   ffi::Error error =
       ReadShape(dx->dimensions(), w.dimensions(), g.dimensions(), {strides, padding, dilation}, s);
   if (error.success()) error = Type::Check(s, true);
-  if (error.success()) Type::Correlate(pool, s, true, g.typed_data(), w.typed_data(), dx->typed_data());
+  if (error.success()) Type::Correlate(pool, s, true, g.typed_data(), w.typed_data(), {dx->typed_data()});
   return error;
 }
 
@@ -138,16 +181,6 @@ template <ffi::DataType Type>
 batch_norm::Chunks ChunksOf(const ffi::Buffer<Type>& x) {
   const int64_t channels = x.dimensions().back();
   return {static_cast<int64_t>(x.element_count()) / channels, channels};
-}
-
-// Checks that x is [..., C] and not empty, and that all vectors are [C].
-ffi::Error CheckChannels(Sizes x, std::initializer_list<Sizes> vectors) {
-  const bool whole = x.size() > 0 && AllAtLeast(1, x);
-  for (const Sizes& vector : vectors)
-    if (!whole || vector.size() != 1 || vector[0] != x.back())
-      return ffi::Error::InvalidArgument("batch norm of x " + Text(x) + " with a vector " + Text(vector) +
-                                         ": expected pixels [..., C] and [C]");
-  return ffi::Error::Success();
 }
 
 template <ffi::DataType Type>
@@ -175,25 +208,40 @@ ffi::Error BatchNormSums(ffi::ThreadPool pool, bool relu, ffi::Buffer<Type> g, f
 
 }  // namespace
 
-#define RESNEXT_JAX_CONV_HANDLER(name, function, Type)       \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function<Type>,        \
-                                ffi::Ffi::Bind()             \
-                                    .Ctx<ffi::ThreadPool>()  \
-                                    .Attr<Sizes>("strides")  \
-                                    .Attr<Sizes>("padding")  \
-                                    .Attr<Sizes>("dilation") \
-                                    .Arg<ArrayOf<Type>>()    \
-                                    .Arg<ArrayOf<Type>>()    \
+#define RESNEXT_JAX_WINDOW                                                                           \
+  ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Sizes>("strides").Attr<Sizes>("padding").Attr<Sizes>( \
+      "dilation")
+#define RESNEXT_JAX_CONV_HANDLER(name, function, Type) \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                       \
+      name, function<Type>,                            \
+      RESNEXT_JAX_WINDOW.Arg<ArrayOf<Type>>().Arg<ArrayOf<Type>>().Ret<ArrayOf<Type>>())
+#define RESNEXT_JAX_CONV_THEN_HANDLERS(suffix, Type)                        \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(conv_then_norm##suffix, ConvThenNorm<Type>, \
+                                RESNEXT_JAX_WINDOW.Attr<bool>("relu")       \
+                                    .Arg<ArrayOf<Type>>()                   \
+                                    .Arg<ArrayOf<Type>>()                   \
+                                    .Arg<Array>()                           \
+                                    .Arg<Array>()                           \
+                                    .Ret<ArrayOf<Type>>());                 \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(conv_then_join##suffix, ConvThenJoin<Type>, \
+                                RESNEXT_JAX_WINDOW.Attr<bool>("relu")       \
+                                    .Arg<ArrayOf<Type>>()                   \
+                                    .Arg<ArrayOf<Type>>()                   \
+                                    .Arg<ArrayOf<Type>>()                   \
+                                    .Arg<Array>()                           \
+                                    .Arg<Array>()                           \
                                     .Ret<ArrayOf<Type>>())
 
 RESNEXT_JAX_CONV_HANDLER(conv_forward, ConvForward, Float32);
 RESNEXT_JAX_CONV_HANDLER(conv_input_grad, ConvInputGrad, Float32);
 RESNEXT_JAX_CONV_HANDLER(conv_kernel_grad, ConvKernelGrad, Float32);
+RESNEXT_JAX_CONV_THEN_HANDLERS(, Float32);
 
 #if defined(__AVX512BF16__)
 RESNEXT_JAX_CONV_HANDLER(conv_forward_bf16, ConvForward, Bfloat16);
 RESNEXT_JAX_CONV_HANDLER(conv_input_grad_bf16, ConvInputGrad, Bfloat16);
 RESNEXT_JAX_CONV_HANDLER(conv_kernel_grad_bf16, ConvKernelGrad, Bfloat16);
+RESNEXT_JAX_CONV_THEN_HANDLERS(_bf16, Bfloat16);
 
 // How bfloat16 is multiplied: 2 in the matrix unit, 1 in vectors.
 extern "C" int resnext_jax_bfloat16() { return bf16::HasMatrixUnit() ? 2 : 1; }
