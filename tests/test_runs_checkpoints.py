@@ -230,7 +230,7 @@ def test_an_error_while_writing_is_one_line_and_leaves_no_rest(run, monkeypatch)
 
     with Checkpoints(run, write=True) as checkpoints:
         with monkeypatch.context() as patch:
-            patch.setattr(ocp.StandardCheckpointHandler, "finalize", fail)
+            patch.setattr(ocp.PyTreeCheckpointHandler, "finalize", fail)
             save(checkpoints, 4, 0.95)
             with pytest.raises(NotSaved, match="no space left for a checkpoint") as caught:
                 save(checkpoints, 5, 0.95)

@@ -28,7 +28,6 @@ from resnext_jax.runs.history import rank
 from resnext_jax.runs.seal import SEAL, Damaged, seal, verify
 
 Which = Literal["best", "latest"]
-ITEMS = ("model", "optimizer", "meta")
 UNFINISHED = ".orbax-checkpoint-tmp"
 """In the name of what Orbax has not written to the end."""
 REPLACED = ".replaced"
@@ -136,14 +135,14 @@ class Checkpoints:
         exists = step in saved_steps(self.directory)
         if exists and (metrics is None or (self.folder / str(step) / "metrics").exists()):
             return
-        # Copies: the writer works on in the background, while the next step reuses the state's memory and the
-        # next epoch adds to the history.
+        # The writer works on in the background, while the next step reuses the state's memory and the epoch's
+        # end adds to the history. Orbax copies host arrays before it returns, but no JSON.
         meta, metrics = copy.deepcopy((meta, metrics))
-        model, optimizer = jax.tree.map(lambda x: np.array(x, copy=True), (model, optimizer))
+        model, optimizer = jax.tree.map(np.asarray, (model, optimizer))
         self._check_room(model, optimizer)
         args = ocp.args.Composite(
-            model=ocp.args.StandardSave(model),
-            optimizer=ocp.args.StandardSave(optimizer),
+            model=ocp.args.PyTreeSave(model),
+            optimizer=ocp.args.PyTreeSave(optimizer),
             meta=ocp.args.JsonSave({"format": FORMAT} | meta),
         )
         if self._manager is None:
@@ -351,7 +350,10 @@ class Checkpoints:
             preservation_policy=keep.AnyPreservationPolicy([newest, best]),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
         )
-        return ocp.CheckpointManager(self.folder.resolve(), options=options, item_names=ITEMS)
+        # Weights are noise to a compressor: a tenth less on the disk for twice the time.
+        arrays = {name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in ("model", "optimizer")}
+        handlers: Any = arrays | {"meta": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self.folder.resolve(), options=options, item_handlers=handlers)
 
     def _seal(self) -> None:
         """Write the checksums of the checkpoint that is about to get its name, in the writer's thread."""
