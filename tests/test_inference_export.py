@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,66 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     with pytest.raises(rj.BadInput, match=r"m\.onnx: 82\d,\d{3},\d{3} parameters are more than one file"):
         export_model(big, spec, tmp_path / "m.onnx")
     assert not list(Path(tmp_path).iterdir())
+
+
+# As above, for onnxruntime and NumPy.
+WITH_ONNXRUNTIME = """
+import json, sys
+import numpy as np, onnxruntime
+file, image = sys.argv[1:]
+session = onnxruntime.InferenceSession(file)
+[probabilities] = session.run(None, {"images": np.load(image)})
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+best = [classes[i] for i in probabilities.argmax(1)]
+print(json.dumps([probabilities.tolist(), best, sorted(sys.modules)]))
+"""
+
+
+def interpreter(version: str) -> str:
+    """A Python of this version, or the test is skipped."""
+    if sys.version_info[:2] == tuple(map(int, version.split("."))):
+        return sys.executable
+    candidates = [
+        shutil.which(f"python{version}"),
+        *Path.home().glob(f".pyenv/versions/{version}.*/bin/python"),
+    ]
+    for candidate in filter(None, candidates):
+        if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
+            return str(candidate)
+    pytest.skip(f"there is no Python {version}")
+
+
+def fresh_environment(folder: Path, python: str, *packages: str) -> Path:
+    """The Python of a new virtual environment with these packages, and what they need, alone."""
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    inside = folder / "bin" / "python"
+    install = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{' '.join(packages)} cannot be installed: {done.stderr.splitlines()[-1]}")
+    return inside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.11", "3.12"])
+@pytest.mark.parametrize(
+    ("suffix", "program", "packages"),
+    [
+        (".jaxexport", WITHOUT_PACKAGE, ("jax", "flatbuffers")),
+        (".onnx", WITH_ONNXRUNTIME, ("onnxruntime", "numpy")),
+    ],
+)
+def test_exported_files_run_in_fresh_environments(tmp_path, suffix, program, packages, version):
+    """Of the newest versions that the Python has, without this package or anything that it needs besides."""
+    model, file = small_model("bottleneck"), tmp_path / f"m{suffix}"
+    export_model(model, small_spec("bottleneck"), file)
+    np.save(tmp_path / "images.npy", photos(5))
+    python = fresh_environment(tmp_path / "environment", interpreter(version), *packages)
+    command = [python, "-I", "-c", program, file, tmp_path / "images.npy"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found, best, modules = json.loads(done.stdout)
+    expected = probabilities(model, "bottleneck", photos(5))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    assert best == [CLASSES[i] for i in expected.argmax(1)]
+    assert not {"resnext_jax", "flax", "torch", "orbax"} & set(modules)

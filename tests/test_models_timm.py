@@ -15,6 +15,7 @@ from torch_reference import (  # noqa: E402
     random_images,
     reference,
     to_torch,
+    weaken_branches,
 )
 
 from resnext_jax.errors import BadInput  # noqa: E402
@@ -88,5 +89,6 @@ def test_names_and_shapes(timm, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_and_logits(timm, torchvision, name):
-    theirs = reference(torchvision, name)
-    assert_same_outputs(ported(theirs, name), theirs, random_images(2, *side(name), 3))
+    """At full depth and width; branches as random norms make them would magnify roundings of the deepest."""
+    theirs = weaken_branches(reference(torchvision, name))
+    assert_same_outputs(ported(theirs, name), theirs, random_images(2, *side(name), 3), tolerance=1e-5)

@@ -311,7 +311,9 @@ def random_images(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def assert_same_outputs(ours: Network, theirs: torch.nn.Module, images: np.ndarray) -> None:
+def assert_same_outputs(
+    ours: Network, theirs: torch.nn.Module, images: np.ndarray, tolerance: float = 1e-4
+) -> None:
     graphdef, state = nnx.split(ours)
 
     def forward(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
@@ -325,4 +327,4 @@ def assert_same_outputs(ours: Network, theirs: torch.nn.Module, images: np.ndarr
     assert found.keys() == expected.keys()
     for output, value in expected.items():
         assert found[output].shape == to_numpy(value).shape
-        assert relative_error(found[output], to_numpy(value)) < 1e-4, output
+        assert relative_error(found[output], to_numpy(value)) < tolerance, output
