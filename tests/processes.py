@@ -6,12 +6,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-# Begins the program of a process: the `tiny` model is in the table.
+# Begins the program of a process: `tiny` and `tiny_gn`, without batch norm, are in the table.
 TINY = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from resnext_jax.models import VARIANTS, ResNetConfig
 VARIANTS["tiny"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar")
+VARIANTS["tiny_gn"] = ResNetConfig("bottleneck", (1,), 4, 8, stem="cifar", norm="group")
 """
 # A command, as a process of its own.
 COMMAND = f"""{TINY}
@@ -34,16 +35,21 @@ def free_port() -> int:
 
 
 def joining(port: int, processes: int, index: int) -> list[str]:
+    """The flags by which one of several processes finds the others."""
+    if processes == 1:
+        return []
     where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process-id", str(index)]
     return ["--distributed", *where]
 
 
-def start(flags: Sequence[Sequence[str]], *, devices: int = 1) -> list[subprocess.Popen]:
-    """One `train` of several processes, each with the flags of its own."""
+def start(
+    flags: Sequence[Sequence[str]], *, devices: int = 1, program: str = COMMAND
+) -> list[subprocess.Popen]:
+    """One `train` of several processes, each with the flags and simulated devices of its own."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "train", *own, *joining(port, len(flags), index)],
+            [sys.executable, "-c", program, "train", *own, *joining(port, len(flags), index)],
             env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -46,6 +46,8 @@ class AheadOfTime:
     """Grouped convolutions: XLA's own, or groups merged into blocks (default: what the platform takes)."""
     accumulate: int = 1
     """Parts in which each device computes its batch."""
+    remat: bool = False
+    """Keep only the input of each block for the backward pass."""
     worst: int = 10
     """Instructions to show."""
     json: bool = False
@@ -118,6 +120,7 @@ def abstract_step(options: AheadOfTime, devices: int) -> tuple[Any, Any, Any]:
         schedule="step",
         milestones=(30, 60),
         accumulate=options.accumulate,
+        remat=options.remat,
     )
     config.check()
     normalize = Preprocessing(options.image_size).normalize
@@ -143,7 +146,7 @@ def describe(options: AheadOfTime, compiled: Any) -> dict[str, Any]:
     program = Program(compiled.as_text())
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    costs = compiled.cost_analysis()
+    costs = compiled.cost_analysis() or {}  # not of every compiler
     costs = costs[0] if isinstance(costs, list) else costs
     if options.topology == "h100":
         by_kind, rows = moved_bytes(program)
@@ -160,6 +163,8 @@ def describe(options: AheadOfTime, compiled: Any) -> dict[str, Any]:
         "image_size": options.image_size,
         "dtype": options.dtype,
         "lowering": options.lowering or "default",
+        "accumulate": options.accumulate,
+        "remat": options.remat,
         "step_ms": round(step_ms, 2),
         "unit": unit,
         "by_kind": {kind: round(scale * value, 2) for kind, value in by_kind.most_common()},

@@ -19,11 +19,13 @@ class Network(nnx.Module):
         stages: names of the stages, in order.
         fc: the head; None: the network gives pooled features.
         preprocessing: how images are prepared for the weights, if these say it.
+        remat: keep only the blocks' inputs for the backward pass, which computes each block once more.
     """
 
     in_channels: int
     fc: nnx.Linear | None
     preprocessing: Any = None
+    remat: bool = False
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Classify normalised images.
@@ -65,8 +67,9 @@ class Network(nnx.Module):
 
     def stage(self, name: str, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Blocks of one stage in turn."""
+        call = nnx.remat(_call) if self.remat else _call
         for block in getattr(self, name):
-            x = block(x) if keys is None else block(x, keys)
+            x = call(block, x) if keys is None else call(block, x, keys)
         return x
 
     def pool(self, x: jax.Array) -> jax.Array:
@@ -76,3 +79,7 @@ class Network(nnx.Module):
     def head(self, pooled: jax.Array) -> jax.Array:
         """Logits, float32 [N, num_classes], of pooled features [N, C]."""
         return pooled if self.fc is None else self.fc(pooled).astype(jnp.float32)
+
+
+def _call(block: Any, *arguments: jax.Array) -> jax.Array:
+    return block(*arguments)

@@ -372,9 +372,10 @@ class Checkpoints:
             raise self._not_saved(error) from None
 
     def _check_room(self, *trees: Tree) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + (1 << 20)
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise NotSaved(
                 f"{self.folder}: no space left for a checkpoint: it takes {needed / 2**20:,.0f} MiB, "

@@ -120,6 +120,9 @@ class OptimizerConfig(Config):
     accumulate: Positive = 1
     """Compute each batch in this many parts, one after the other, to save memory. The step is that of the
     whole batch, except that batch norms see each part by itself."""
+    remat: Annotated[bool, Free()] = False
+    """Keep only the input of each block for the backward pass, which computes the block once more: less than
+    half the memory, a third more work, the same numbers."""
     repeats: Positive = 1
     """Put each image into a batch this many times, augmented anew each time (Hoffer et al. 2020; torchvision:
     4). An epoch has as many steps, and covers 1/repeats of the images."""

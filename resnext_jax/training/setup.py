@@ -155,6 +155,7 @@ def prepare_step(
         steps_per_epoch: for the schedule of the learning rate.
     """
     model.train()
+    model.remat = config.remat
     freeze_norms(model, config.freeze)
     graphdef, params, batch_stats = split_model(model)
     optimizer = make_optimizer(config, steps_per_epoch)
