@@ -31,6 +31,23 @@ EXPERIMENTS = {
 }
 
 
+SCRIPTS = [path for path in sorted(FOLDER.rglob("*.py")) if '__name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.slow  # seconds each, in a process of its own
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_starts_as_its_header_says(script, tmp_path):
+    """By its path, with nothing set: also those that use another script."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"PYTHONPATH": str(FOLDER.parent)}  # of the package, where it is not installed
+    command = [sys.executable, str(script), "--help"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "usage" in ended.stdout
+
+
 @pytest.fixture
 def smoke(tiny, tmp_path, monkeypatch):
     """Runs a script in this process, on one device; returns its run directory."""

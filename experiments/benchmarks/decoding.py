@@ -14,6 +14,7 @@ two passes made apart, each of what the crop keeps of it, give the same pixels, 
 
 import argparse
 import itertools
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
+sys.path.append(str(Path(__file__).parents[1]))
 from port_torchvision import import_torchvision
 
 from resnext_jax.data import Preprocessing, decode, eval_batches, load_images, open_dataset

@@ -20,6 +20,7 @@ class StepCase:
     batch_size: int
     image_size: int
     dtype: str = "float32"
+    name: str = ""
 
 
 @dataclass(frozen=True)

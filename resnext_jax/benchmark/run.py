@@ -19,13 +19,14 @@ from typing import Annotated, Any, Literal
 from resnext_jax import models, ops
 from resnext_jax.benchmark.cases import LayerCase, StepCase, count_convolutions
 from resnext_jax.benchmark.in_jax import prepare_jax
+from resnext_jax.benchmark.in_jaxnn import check_jaxnn, prepare_jaxnn
 from resnext_jax.benchmark.in_torch import check_torch, prepare_torch
 from resnext_jax.benchmark.limit import least_seconds, measure_rates
 from resnext_jax.devices import peak_memory_gib
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Range
 
-Other = Literal["torch", "torch-compiled", "flax"]
+Other = Literal["torch", "torch-compiled", "flax", "jaxnn"]
 Implementation = Literal["ours", Other]
 
 # Lets the threads of one process fall asleep before the next has its turn.
@@ -48,7 +49,8 @@ class BenchmarkOptions(Config):
     """Compute type of all; torch's bfloat16 is that of its autocast."""
     against: tuple[Other, ...] = ()
     """Measure these too. torch: PyTorch, channels last (torchvision's model, if it is installed);
-    torch-compiled: the same by torch.compile; flax: our model with XLA's own convolution."""
+    torch-compiled: the same by torch.compile; flax: our model with XLA's own convolution; jaxnn: that
+    package's model, if it is installed."""
     layers: bool = False
     """Measure each distinct convolution of the model instead of the whole step."""
     keep_freed_memory: bool = True
@@ -82,13 +84,16 @@ def run_benchmark(options: BenchmarkOptions, config: models.ResNetConfig | None 
         raise BadInput(f"model={options.model!r}: only networks that a ResNetConfig describes are measured")
     config = named
     train = options.mode == "train"
-    step = StepCase(config, train, options.batch_size, options.image_size, options.dtype)
+    step = StepCase(config, train, options.batch_size, options.image_size, options.dtype, options.model)
     cases = count_convolutions(step) if options.layers else {step: 1}
     implementations: tuple[Implementation, ...] = ("ours", *options.against)
     if {"torch", "torch-compiled"} & {*implementations}:
         check_torch(config)
-    with _workers(implementations, options.keep_freed_memory) as workers:
+    if "jaxnn" in implementations:
+        check_jaxnn(options.model, layers=options.layers)
+    with _workers(("ours",), options.keep_freed_memory) as workers:  # whose memory is not the step's
         rates = _ask(workers["ours"], partial(measure_rates, options.dtype))
+    with _workers(implementations, options.keep_freed_memory) as workers:
         rows = [
             {
                 "name": case.name if isinstance(case, LayerCase) else options.model,
@@ -207,6 +212,8 @@ def _work(implementation: Implementation, connection: Connection, keep_freed_mem
         ops.keep_freed_memory()
     if implementation in ("torch", "torch-compiled"):
         prepare = partial(prepare_torch, compiled=implementation == "torch-compiled")
+    elif implementation == "jaxnn":
+        prepare = prepare_jaxnn
     else:
         prepare = partial(prepare_jax, ours=implementation == "ours")
     run: Callable[[], object] = bool
