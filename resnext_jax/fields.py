@@ -14,6 +14,7 @@ import operator
 import sys
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -53,14 +54,22 @@ class Range:
 
     def holds(self, config: "Config", number: float) -> bool:
         """Whether a number of a configuration is within the bounds."""
-        return all(holds(number, _value(config, bound)) for bound, _, holds in self._bounds)
+        return all(holds(number, bound) for _, bound, _, holds in self._known(config))
 
     def words(self, config: "Config") -> str:
         """What is expected, for messages."""
         return "a number " + " and ".join(
-            f"{words} {f'{bound}=' if isinstance(bound, str) else ''}{_value(config, bound)}"
-            for bound, words, _ in self._bounds
+            f"{words} {f'{name}=' if isinstance(name, str) else ''}{bound}"
+            for name, bound, words, _ in self._known(config)
         )
+
+    def _known(self, config: "Config") -> list[tuple[Any, Any, str, Callable[[Any, Any], bool]]]:
+        """The bounds, each as it was given and as a number; a field that is None bounds nothing."""
+        return [
+            (given, bound, words, holds)
+            for given, words, holds in self._bounds
+            if (bound := getattr(config, given) if isinstance(given, str) else given) is not None
+        ]
 
 
 class GoesWith:
@@ -194,10 +203,6 @@ def shown(config: Config, name: str) -> str:
     return f"{name}={value if isinstance(value, Path) else repr(value)}"
 
 
-def _value(config: Config, bound: float | str) -> float:
-    return getattr(config, bound) if isinstance(bound, str) else bound
-
-
 def _check_rule(config: Config, name: str, rule: object) -> None:
     value = getattr(config, name)
     if isinstance(rule, Range):
@@ -248,13 +253,14 @@ def _is_one(value: Any, kind: Any) -> bool:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and abs(value) <= sys.float_info.max  # a whole number may have more digits
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LIMIT
     return value is None if kind in (None, type(None)) else isinstance(value, kind)
 
 
+LIMIT = 2**63  # of whole numbers
 WORDS = {
     bool: ("True or False",) * 2,
-    int: ("a whole number", "whole numbers"),
+    int: ("a whole number of 64 bits", "whole numbers of 64 bits"),
     float: ("a finite number", "finite numbers"),
     str: ("a text", "texts"),
     Path: ("a path", "paths"),

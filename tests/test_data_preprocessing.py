@@ -55,13 +55,18 @@ def test_json_round_trip():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"image_size": 0}, "image-size is 0"),
-        ({"image_size": 64, "resize_size": 32}, "resize-size is 32: expected at least image-size, 64"),
+        ({"image_size": 0}, "image_size=0: expected a number of at least 1"),
+        (
+            {"image_size": 64, "resize_size": 32},
+            "resize_size=32: expected a number of at least image_size=64",
+        ),
         ({"resize": "pad"}, "expected one of crop, stretch"),
         ({"interpolation": "lanczos"}, "expected one of bilinear, bicubic, nearest"),
-        ({"std": [1, 1, 0]}, "std positive"),
-        ({"mean": [1, 1]}, "3 numbers each"),
-        ({"size": 3}, "unknown preprocessing field: size"),
+        ({"std": [1, 1, 0]}, r"std=\(1, 1, 0\): expected a number above 0"),
+        ({"mean": [1, 1]}, "expected 3 finite numbers"),
+        ({"mean": [1, 1, float("nan")]}, "expected 3 finite numbers"),
+        ({"image_size": 1.5}, "image_size=1.5: expected a whole number"),
+        ({"size": 3}, "unknown field size"),
     ],
 )
 def test_bad_values(values, message):

@@ -110,6 +110,11 @@ def test_a_class_in_one_group_cannot_be_on_both_sides():
         hold_out(groups, np.array([0, 0, 0, 1, 1]), "ab", fraction=0.2, seed=0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_bracket_in_a_set_is_no_warning():
+    assert groups_by_regex(["[a_1.jpg"], "([[a]+)_") == ["[a"]
+
+
 def test_groups_by_regex():
     assert groups_by_regex(["M01_02_3.jpg", "NM7_1_0.jpg"], r"^(N?M\d+)_") == ["M01", "NM7"]
 

@@ -135,6 +135,14 @@ def test_a_damaged_configuration_is_taken_from_a_checkpoint(run, caplog, content
         ({"format": 99}, "format=99: expected at most 2; written by a later version"),
         ({"classes": None}, "not described as expected"),
         ({"model": {"name": "resnet18"}}, "not described as expected"),
+        ({"classes": "ab"}, "the classes are no list"),
+        ({"classes": ["a", 3]}, "expected texts as its name and as its classes"),
+        ({"model": {**SPEC.to_dict()["model"], "dtype": "01"}}, "dtype='01': expected float32 or bfloat16"),
+        (
+            {"model": {**SPEC.to_dict()["model"], "in_channels": None}},
+            "in_channels=None: expected a positive",
+        ),
+        ({"preprocessing": {"image_size": 1.5}}, "image_size=1.5: expected a whole number"),
     ],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, change, message):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
-from resnext_jax.errors import BadInput
+from resnext_jax.fields import Config, Range
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,7 +37,7 @@ class Geometry(Protocol):
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Config):
     """Resize, centre crop, and the normalisation that the device applies afterwards.
 
     The geometry is torchvision's `Resize` and `CenterCrop` on PIL images, to the bit. The only exception are
@@ -53,7 +53,7 @@ class Preprocessing:
         std: of each RGB channel, for values scaled to [0, 1].
 
     Raises:
-        ValueError: a size that is not positive, `resize_size` below `image_size`, an unknown word, or a
+        BadInput: a size that is not positive, `resize_size` below `image_size`, an unknown word, or a
             standard deviation that is not positive.
 
     Example:
@@ -63,27 +63,16 @@ class Preprocessing:
         ((224, 224, 3), dtype('float32'))
     """
 
-    image_size: int = 224
-    resize_size: int | None = None
+    image_size: Annotated[int, Range(least=1)] = 224
+    resize_size: Annotated[int | None, Range(least="image_size")] = None
     resize: Resize = "crop"
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: Annotated[tuple[float, float, float], Range(above=0)] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise BadInput(f"image-size is {self.image_size}: expected a positive number of pixels")
-        if self.resize_size is not None and self.resize_size < self.image_size:
-            raise BadInput(
-                f"resize-size is {self.resize_size}: expected at least image-size, {self.image_size}"
-            )
-        for name, known in (("resize", Resize), ("interpolation", Interpolation)):
-            if getattr(self, name) not in get_args(known):
-                raise BadInput(
-                    f"{name} is {getattr(self, name)!r}: expected one of {', '.join(get_args(known))}"
-                )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise BadInput(f"mean {self.mean} and std {self.std}: expected 3 numbers each, std positive")
+        super().__post_init__()
+        self.check()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Resize and crop one image; normalisation is left to the device.
@@ -154,19 +143,3 @@ class Preprocessing:
         """
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (images.astype(np.float32) / 255 - mean) / std
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: an unknown field, or a value that the fields do not accept.
-        """
-        if unknown := values.keys() - {field.name for field in fields(cls)}:
-            raise BadInput(f"unknown preprocessing field: {', '.join(sorted(unknown))}")
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)

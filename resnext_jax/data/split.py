@@ -15,6 +15,7 @@ import re
 import signal
 import threading
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -200,7 +201,8 @@ def groups_by_regex(names: Sequence[str], pattern: str) -> list[str]:
         ValueError: the pattern does not compile, captures nothing, or does not match some name.
     """
     try:
-        regex = re.compile(pattern)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # `[[` may once mean a set
+            regex = re.compile(pattern)
     except re.error as error:
         raise BadInput(f"group_by={pattern!r}: not a regular expression: {error}") from None
     if not regex.groups:

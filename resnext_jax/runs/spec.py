@@ -41,6 +41,14 @@ class ModelSpec:
     dtype: str = "float32"
     in_channels: int = 3
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in (self.name, *self.classes)):
+            raise BadInput("the model of the run: expected texts as its name and as its classes")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise BadInput(f"dtype={self.dtype!r}: expected float32 or bfloat16")
+        if type(self.in_channels) is not int or not 0 < self.in_channels < 1 << 16:
+            raise BadInput(f"in_channels={self.in_channels!r}: expected a positive number of channels")
+
     def abstract_model(self) -> Network:
         """The model in training form, with `jax.ShapeDtypeStruct` for every array."""
         return abstract_model(
@@ -75,6 +83,8 @@ class ModelSpec:
             BadInput: values are missing, or of the wrong kind.
         """
         try:
+            if not isinstance(values["classes"], list):
+                raise TypeError("the classes are no list")
             classes, preprocessing = (
                 tuple(values["classes"]),
                 Preprocessing.from_dict(values["preprocessing"]),
