@@ -94,6 +94,7 @@ def test_what_a_resumed_run_may_change():
         *("out", "resume", "overwrite", "epochs", "data_dir", "cache_gib", "workers", "save_minutes"),
         *("devices", "distributed", "early_stop", "tensorboard", "on_nan", "image_dir", "wandb", "mlflow"),
         *("on_save_error", "peer_timeout", "coordinator", "processes", "process_id"),
+        *("remat", "parallel", "profile"),
     }
     other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.125, str: lambda v: v + "x"}
     config = rj.TrainConfig()

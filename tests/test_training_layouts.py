@@ -60,18 +60,31 @@ def result(out: Path) -> list[np.ndarray]:
     return [*history, *jax.tree.leaves(state)]
 
 
+def assert_close(out: Path, other: Path) -> None:
+    """Two runs left the same numbers but for rounding."""
+    for ours, theirs in zip(result(out), result(other), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=out.name)
+
+
 def assert_alike(layouts: list[tuple[int, int]], flags: list[str], folder: Path) -> None:
-    """Runs of these layouts, leave the same numbers but for rounding."""
+    """Runs of these layouts leave the same numbers."""
     outs = [folder / f"{processes}x{devices}" for processes, devices in layouts]
     for layout, out in zip(layouts, outs, strict=True):
         train(layout, flags, out)
-    for out in outs[1:]:
-        for ours, theirs in zip(result(outs[0]), result(out), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=out.name)
+        assert_close(out, outs[0])
 
 
 def test_two_processes_are_two_devices(flags, tmp_path):
     assert_alike([(1, 2), (2, 1)], [*flags, "--pad-crop", "2", "--ema-decay", "0.9"], tmp_path)
+
+
+@pytest.mark.slow
+def test_shard_map_is_pmap(flags, tmp_path):
+    train((1, 4), flags, tmp_path / "pmap")
+    for layout in LAYOUTS[1:]:
+        out = tmp_path / f"shard_map{layout}"
+        train(layout, [*flags, "--parallel", "shard_map"], out)
+        assert_close(out, tmp_path / "pmap")
 
 
 @pytest.mark.slow
@@ -104,5 +117,4 @@ def test_any_layout_goes_on_with_the_run_of_any_other(flags, tmp_path):
     for epoch, layout in enumerate(WALK, start=1):
         train(layout, [*flags, "--epochs", str(epoch), "--resume"], tmp_path / "passed_on")
     train(LAYOUTS[0], [*flags, "--epochs", str(len(WALK))], tmp_path / "whole")
-    for ours, theirs in zip(result(tmp_path / "passed_on"), result(tmp_path / "whole"), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert_close(tmp_path / "passed_on", tmp_path / "whole")

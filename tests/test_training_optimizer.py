@@ -11,6 +11,7 @@ import pytest
 from resnext_jax.data import Preprocessing
 from resnext_jax.data.augment import AugmentConfig, make_augment
 from resnext_jax.devices.parallel import DataParallel
+from resnext_jax.errors import BadInput
 from resnext_jax.inference.metrics import zero_sums
 from resnext_jax.models import build_model, freeze_norms
 from resnext_jax.models.trees import split_model
@@ -22,7 +23,7 @@ from resnext_jax.training.state import create_state
 from resnext_jax.training.step import make_train_step
 
 PARAMS = {
-    "conv1": {"kernel": jnp.asarray([1.0, -2.0, 3.0]), "bias": jnp.asarray([0.5, 2.0])},
+    "conv1": {"kernel": jnp.asarray([[1.0, -2.0, 3.0]]), "bias": jnp.asarray([0.5, 2.0])},
     "bn1": {"scale": jnp.asarray([1.0, 1.5]), "bias": jnp.asarray([-1.0, 1.0])},
 }
 
@@ -101,17 +102,58 @@ def test_clipping_is_torchs(limit):
         np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-5)
 
 
+def adapted(leaf: jax.Array) -> bool:
+    return leaf.ndim > 1
+
+
 def test_lamb_against_its_paper():
     grads = grads_of(1)
     ours = updated(TrainConfig(optimizer="lamb", lr=0.1, weight_decay=0.01), grads, 3)
     for found, p, g in zip(*map(jax.tree.leaves, (ours, PARAMS, grads)), strict=True):
+        decay, adapts = (0.01, True) if adapted(p) else (0.0, False)
         p, g = np.asarray(p, np.float64), np.asarray(g, np.float64)
         m, v = 0.0, 0.0
         for t in (1, 2, 3):
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            r = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6) + 0.01 * p
-            p = p - 0.1 * np.linalg.norm(p) / np.linalg.norm(r) * r
+            r = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6) + decay * p
+            p = p - 0.1 * (np.linalg.norm(p) / np.linalg.norm(r) if adapts else 1) * r
         np.testing.assert_allclose(found, p, rtol=1e-4)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_is_optax(nesterov):
+    config = TrainConfig(
+        optimizer="lars", lr=5.0, weight_decay=1e-2, nesterov=nesterov, epochs=3, warmup_epochs=1
+    )
+    grads = grads_of(2)
+    mask = jax.tree.map(adapted, PARAMS)
+    schedule = make_schedule(config, 10)
+    theirs = optax.lars(schedule, 1e-2, mask, 0.001, trust_ratio_mask=mask, momentum=0.9, nesterov=nesterov)
+    params, state = PARAMS, theirs.init(PARAMS)
+    for _ in range(15):
+        updates, state = theirs.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    for found, expected in zip(*map(jax.tree.leaves, (updated(config, grads, 15), params)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "batch", "rate", "warmup"),
+    [("sgd", 8192, 3.2, 5), ("lars", 32768, 12.8, 20), ("lamb", 16384, 0.8, 10), ("adamw", 64, 0.05, 5)],
+)
+def test_the_rate_grows_with_the_batch(optimizer, batch, rate, warmup):
+    config = TrainConfig(optimizer=optimizer, batch_size=batch, lr=0.1, lr_base_size=256, epochs=90)
+    assert (config.peak_lr, config.warmup) == (pytest.approx(rate), warmup)
+    # The configuration of a run that is resumed says it again.
+    again = config.resolved()
+    again.check()
+    assert (again.peak_lr, again.warmup) == (config.peak_lr, warmup)
+    schedule = make_schedule(config, 10)
+    assert float(schedule(10 * warmup - 1)) == pytest.approx(rate)
+    assert float(schedule(0)) == pytest.approx(rate / (10 * warmup), rel=1e-5)
+    assert replace(config, warmup_epochs=2).warmup == 2
+    with pytest.raises(BadInput, match=rf"would warm up for {warmup} of epochs=5; give warmup_epochs"):
+        replace(config, epochs=5).check()
 
 
 def test_average_against_numpy():

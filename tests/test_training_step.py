@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.data.augment import AugmentConfig, make_augment
@@ -50,8 +49,8 @@ def by_device(batch, devices):
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
 
-def run_steps(step, state, devices, batches):
-    parallel = DataParallel(devices)
+def run_steps(step, state, devices, batches, map_by="pmap"):
+    parallel = DataParallel(devices, map_by)
     state, sums = parallel.replicate(state), parallel.replicate(zero_sums(CLASSES))
     batches = [
         parallel.split(jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch))
@@ -94,26 +93,11 @@ def test_without_sync_bn_each_device_has_its_own_statistics(tiny):
 def test_pmap_and_shard_map_agree(tiny):
     step, state = make_step(tiny, sync=True, augment=AUGMENT)
     state = jax.device_get(state)  # the mapped step takes its argument's memory
-    by_pmap, metrics = run_steps(step, state, 4, BATCHES)
-
-    def per_device(state, sums, batch):
-        return step(state, sums, jax.tree.map(lambda x: x[0], batch))
-
-    everywhere = PartitionSpec()
-    mapped = jax.jit(
-        jax.shard_map(
-            per_device,
-            mesh=Mesh(np.array(jax.devices()[:4]), (AXIS,)),
-            in_specs=(everywhere, everywhere, PartitionSpec(AXIS)),
-            out_specs=(everywhere, everywhere),
-            check_vma=False,
-        )
+    (by_pmap, metrics), (by_shard_map, others) = (
+        run_steps(step, state, 4, BATCHES, map_by) for map_by in ("pmap", "shard_map")
     )
-    sums = zero_sums(CLASSES)
-    for batch in BATCHES:
-        state, sums = mapped(state, sums, by_device(batch, 4))
-    assert worst_difference(by_pmap, jax.device_get(state)) < 1e-6
-    assert metrics == pytest.approx(means(jax.device_get(sums)))
+    assert worst_difference(by_pmap, by_shard_map) < 1e-6
+    assert metrics == pytest.approx(others)
 
 
 def test_step_is_gradient_descent_on_the_mean_loss(tiny):
@@ -135,11 +119,12 @@ def test_step_is_gradient_descent_on_the_mean_loss(tiny):
     assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
 
 
-def test_evaluation_keeps_the_order_of_the_examples(tiny):
+@pytest.mark.parametrize("map_by", ["pmap", "shard_map"])
+def test_evaluation_keeps_the_order_of_the_examples(tiny, map_by):
     model = build_model(tiny, num_classes=CLASSES)
     model.eval()
     graphdef, params, batch_stats = split_model(model)
-    parallel = DataParallel(2)
+    parallel = DataParallel(2, map_by)
     step = make_eval_step(graphdef, NORMALIZE)
     variables = parallel.replicate({"params": params, "batch_stats": batch_stats})
     batches = [make_batch(8, seed) for seed in range(2)]

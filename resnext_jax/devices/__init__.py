@@ -1,6 +1,6 @@
 """Devices and processes: the mapping of steps (the only pmap), joining processes, the runtime's set-up."""
 
-from resnext_jax.devices.parallel import AXIS, Batch, DataParallel
+from resnext_jax.devices.parallel import AXIS, Batch, DataParallel, MapBy
 from resnext_jax.devices.peers import waiting_for_verdict
 from resnext_jax.devices.processes import (
     agreed,
@@ -15,6 +15,7 @@ __all__ = [
     "AXIS",
     "Batch",
     "DataParallel",
+    "MapBy",
     "agreed",
     "check_agreement",
     "enable_compilation_cache",

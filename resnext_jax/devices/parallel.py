@@ -1,11 +1,7 @@
-"""Data parallelism: the one place where steps are mapped over devices.
-
-`jax.pmap` can be replaced by `jax.jit(jax.shard_map(...))` here and nowhere else; the tests hold both to the
-same numbers.
-"""
+"""Data parallelism: the one place where steps are mapped over devices, by `jax.pmap` or `jax.shard_map`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,6 +14,9 @@ from resnext_jax.errors import BadInput
 AXIS = "batch"
 """Name of the mapped axis: steps reduce over it."""
 
+MapBy = Literal["pmap", "shard_map"]
+"""What maps steps over devices; the numbers are the same."""
+
 Batch = dict[str, jax.Array]
 """One device's share: `image` uint8 [N, H, W, C], `label` int32 [N], `mask` bool [N]."""
 
@@ -27,6 +26,7 @@ class DataParallel:
 
     Args:
         devices: use only this many local devices; None uses all.
+        map_by: what maps steps over them.
 
     Raises:
         ValueError: fewer devices are there than asked for, or only some are asked for in a run of many
@@ -38,7 +38,7 @@ class DataParallel:
         (1, (1, 4, 8, 8, 3))
     """
 
-    def __init__(self, devices: int | None = None):
+    def __init__(self, devices: int | None = None, map_by: MapBy = "pmap"):
         local = jax.local_devices()
         if devices is not None and devices > len(local):
             raise BadInput(f"devices={devices}: this host has {len(local)} ({local[0].device_kind})")
@@ -46,7 +46,7 @@ class DataParallel:
             raise BadInput(
                 f"devices={devices}: a run of {jax.process_count()} processes uses all devices of each"
             )
-        self.devices = local[:devices]
+        self.devices, self._map_by = local[:devices], map_by
         # Of all processes: arrays are global, as they would be for jit and shard_map.
         self._mesh = Mesh(np.array(jax.devices() if jax.process_count() > 1 else self.devices), (AXIS,))
 
@@ -78,7 +78,7 @@ class DataParallel:
             sums: replicated.
             batch: split.
         """
-        mapped = self._map(step, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
+        mapped = self._map(step, 2, None, donate_argnums=0)
         return interruptible(mapped.lower(state, sums, batch).compile)
 
     def compile_eval_step(self, step: Callable, model: Any, batch: Any) -> Callable:
@@ -89,7 +89,7 @@ class DataParallel:
             model: replicated.
             batch: split.
         """
-        return interruptible(self._map(step, in_axes=(None, 0)).lower(model, batch).compile)
+        return interruptible(self._map(step, 1, 0).lower(model, batch).compile)
 
     def gather(self, results: Sequence[jax.Array]) -> np.ndarray:
         """Results of successive batches as one array on the host, in the order of the global batches.
@@ -102,10 +102,35 @@ class DataParallel:
             local = np.swapaxes(multihost_utils.process_allgather(local), 0, 1)
         return local.reshape(-1, *results[0].shape[2:])
 
-    def _map(self, step: Callable, **options: Any) -> Any:
-        # Several processes map over all their devices: to name the local ones would exclude the others'.
-        devices = None if jax.process_count() > 1 else self.devices
-        return jax.pmap(step, AXIS, devices=devices, **options)
+    def _map(self, step: Callable, replicated: int, out_axis: int | None, **options: Any) -> Any:
+        """Map a step over the devices.
+
+        Args:
+            step: takes so many replicated arguments, and last a batch, which is split.
+            replicated: how many.
+            out_axis: None: all results are replicated; 0: they are split.
+            options: of pmap and jit alike.
+        """
+        if self._map_by == "pmap":
+            # Several processes map over all their devices: to name the local ones would exclude the others'.
+            devices = None if jax.process_count() > 1 else self.devices
+            in_axes = (*[None] * replicated, 0)
+            return jax.pmap(step, AXIS, devices=devices, in_axes=in_axes, out_axes=out_axis, **options)
+
+        def on_shards(*arguments: Any) -> Any:
+            # A shard keeps the axis that is split, as one row.
+            results = step(*arguments[:-1], jax.tree.map(lambda x: x[0], arguments[-1]))
+            return results if out_axis is None else jax.tree.map(lambda x: x[None], results)
+
+        whole, split = PartitionSpec(), PartitionSpec(AXIS)
+        mapped = jax.shard_map(
+            on_shards,
+            mesh=self._mesh,
+            in_specs=(*[whole] * replicated, split),
+            out_specs=whole if out_axis is None else split,
+            check_vma=False,  # as in pmap: steps reduce by themselves what they replicate
+        )
+        return jax.jit(mapped, **options)
 
 
 def _local(array: jax.Array) -> np.ndarray:

@@ -4,6 +4,7 @@ from resnext_jax.runs.checkpoints import Checkpoints, Damaged, NotSaved, Saved, 
 from resnext_jax.runs.directory import (
     CONFIG,
     PICTURES,
+    PROFILE,
     SUMMARY,
     claim,
     has_average,
@@ -31,6 +32,7 @@ from resnext_jax.runs.spec import ModelSpec
 __all__ = [
     "CONFIG",
     "PICTURES",
+    "PROFILE",
     "SUMMARY",
     "Checkpoints",
     "Damaged",

@@ -27,6 +27,8 @@ CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 """Folder for checkpoints that were set aside."""
 SUMMARY = "summary.json"
+PROFILE = "profile"
+"""Folder for traces of steps."""
 PICTURES = "validation.json"
 """Some images of the last validation, and what they were taken for."""
 
@@ -43,6 +45,7 @@ OURS = (
     "bad_images.txt",
     "images.csv.gz",
     "tensorboard",
+    PROFILE,
 )
 
 FORMAT = 2

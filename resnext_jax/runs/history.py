@@ -11,7 +11,8 @@ from resnext_jax.errors import BadInput
 from resnext_jax.storage import write_whole
 
 Row = dict[str, float]
-"""`epoch`, `step`, `lr`, `train_*`, `val_*`, `seconds`, `images_per_second`."""
+"""`epoch`, `step`, `lr`, `train_*`, `val_*`, `seconds`, `images_per_second`, and the seconds of its steps:
+`data_seconds` (waiting for batches), `dispatch_seconds` (handing steps to the devices), `device_seconds`."""
 
 Monitor = Literal["top1", "loss", "balanced_accuracy", "macro_f1", "roc_auc"]
 """What makes an epoch the best."""

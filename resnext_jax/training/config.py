@@ -10,6 +10,7 @@ import jax
 
 from resnext_jax.data import DataConfig, Interpolation
 from resnext_jax.data.augment import AugmentConfig
+from resnext_jax.devices import MapBy
 from resnext_jax.errors import BadInput
 from resnext_jax.fields import Config, Free, GoesWith, NotWith, Range, shown
 from resnext_jax.models import abstract_model, get_config, split_model, trainable_mask
@@ -20,6 +21,11 @@ RUNS = Path("checkpoints")
 
 MOST_EPOCHS = 1_000_000
 MOST_SEED = 2**32 - 1
+
+LAYERWISE = ("lars", "lamb")
+"""Optimisers that fit the rate to each layer, but to no bias or norm; these do not decay either."""
+BY_ROOT = ("adam", "adamw", "lamb")
+"""Optimisers whose rate grows with the square root of the batch; the others' grows in proportion."""
 
 Decay = Annotated[float, Range(least=0, below=1)]
 Positive = Annotated[int, Range(least=1)]
@@ -95,26 +101,31 @@ class OptimizerConfig(Config):
     """Passes over the training images."""
     batch_size: Positive = 32
     """Images in a step, over all devices and hosts."""
-    optimizer: Literal["sgd", "adam", "adamw", "lamb"] = "sgd"
-    """sgd and adam add the weight decay to the gradient (as torch does); adamw and lamb decouple it."""
+    optimizer: Literal["sgd", "adam", "adamw", "lars", "lamb"] = "sgd"
+    """sgd and adam add the weight decay to the gradient (as torch does); adamw and lamb decouple it. lars and
+    lamb are for batches of thousands."""
     lr: Annotated[float | None, Range(above=0, most=100)] = None
-    """Highest learning rate (default: for sgd 0.1 for a batch of 256, in proportion to the batch; 0.001 for
-    adam and adamw; 0.005 for lamb)."""
+    """Highest learning rate (default: for sgd 0.1 and for lars 0.25 for a batch of 256, in proportion to the
+    batch; 0.001 for adam and adamw; 0.005 for lamb)."""
+    lr_base_size: Annotated[int | None, Range(least=1), GoesWith("lr")] = None
+    """Batch for which `lr` is meant, such as 256: the highest rate is lr times batch_size / lr_base_size, or
+    its square root for adam, adamw and lamb; and the run warms up (see warmup_epochs)."""
     head_lr: Annotated[float | None, Range(above=0, most=100)] = None
     """Learning rate of the head `fc`, under the same schedule (default: lr)."""
     layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
     """Lower the rates towards the input: each stage's rate is that of the next one times this factor, counted
     down from the head, which has the full rate; conv1 and bn1 are one stage before layer1."""
-    momentum: Annotated[float, Range(least=0, below=1), GoesWith("optimizer", "sgd")] = 0.9
-    """Momentum of sgd."""
-    nesterov: Annotated[bool, GoesWith("optimizer", "sgd")] = False
-    """Nesterov momentum for sgd."""
+    momentum: Annotated[float, Range(least=0, below=1), GoesWith("optimizer", "sgd", "lars")] = 0.9
+    """Momentum of sgd and lars."""
+    nesterov: Annotated[bool, GoesWith("optimizer", "sgd", "lars")] = False
+    """Nesterov momentum for sgd and lars."""
     weight_decay: Decay = 0.0
     """Weight decay of all parameters that the next two flags leave out."""
     norm_weight_decay: Annotated[float | None, Range(least=0, below=1)] = None
-    """Weight decay of batch norms (default: weight_decay)."""
+    """Weight decay of batch norms (default: weight_decay; 0 for lars and lamb)."""
     bias_weight_decay: Annotated[float | None, Range(least=0, below=1)] = None
-    """Weight decay of biases, those of batch norms included (default: that of the parameters beside them)."""
+    """Weight decay of biases, those of batch norms included (default: that of the parameters beside them; 0
+    for lars and lamb)."""
     clip_grad_norm: Annotated[float | None, Range(above=0)] = None
     """Scale the gradient down to this norm if it is larger."""
     accumulate: Positive = 1
@@ -140,10 +151,16 @@ class OptimizerConfig(Config):
 
     @property
     def peak_lr(self) -> float:
-        """The highest learning rate: `lr`, or the default for optimiser and batch."""
+        """The highest learning rate: `lr` for this batch, or the default for optimiser and batch."""
+        if self.lr is not None and self.lr_base_size is not None:
+            times = self.batch_size / self.lr_base_size
+            return self.lr * (times**0.5 if self.optimizer in BY_ROOT else times)
         if self.lr is not None:
             return self.lr
-        return {"sgd": 0.1 * self.batch_size / 256, "lamb": 0.005}.get(self.optimizer, 0.001)
+        for_256 = {"sgd": 0.1, "lars": 0.25}
+        if self.optimizer in for_256:
+            return for_256[self.optimizer] * self.batch_size / 256
+        return 0.005 if self.optimizer == "lamb" else 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +176,8 @@ class ScheduleConfig(Config):
     ] = ()
     """Epochs at which schedule `step` divides the rate."""
     warmup_epochs: Annotated[int, Range(least=0, below="epochs"), NotWith("schedule", "onecycle")] = 0
-    """Epochs in which the rate rises from 0, before the schedule."""
+    """Epochs in which the rate rises from 0, before the schedule (default: none; with lr_base_size 5, and in
+    proportion more for batches above 8192)."""
     plateau_factor: Annotated[float, Range(above=0, below=1), GoesWith("schedule", "plateau")] = 0.1
     """Factor by which schedule `plateau` multiplies the rate."""
     plateau_patience: Annotated[int, Range(least=1), GoesWith("schedule", "plateau")] = 10
@@ -219,6 +237,8 @@ class RunConfig(Config):
     on_nan: Annotated[Literal["stop", "skip"], Free()] = "stop"
     """If the loss or the gradient of a step is not finite: stop; or skip the step, at most 10 times in a
     row."""
+    profile: Annotated[int | None, Range(least=1), Free()] = None
+    """Trace so many steps, from the second one on, by jax.profiler: to `profile/` in the run directory."""
     tensorboard: Annotated[bool, Free()] = False
     """Write TensorBoard's event files to `tensorboard/` in the run directory."""
     wandb: Annotated[bool, Free()] = False
@@ -227,6 +247,8 @@ class RunConfig(Config):
     """Log settings and metrics to MLflow, where MLFLOW_TRACKING_URI says."""
     devices: Annotated[int | None, Range(least=1), Free()] = None
     """Use only this many devices of each host (default: all)."""
+    parallel: Annotated[MapBy, Free()] = "pmap"
+    """What maps the step over devices: JAX's pmap, or shard_map in its place, with the same numbers."""
     distributed: Annotated[bool, Free()] = False
     """One process of many: join them by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by
     what the cluster (SLURM, Open MPI, Kubernetes, TPU pod) says."""
@@ -280,6 +302,11 @@ class TrainConfig(
                 raise BadInput(f"{shown(self, 'coordinator')}: expected HOST:PORT of the first process")
             if self.processes is None or self.process_id is None:
                 raise BadInput(f"{shown(self, 'coordinator')}: give processes=N and process_id=I, too")
+        if self.warmup >= self.epochs:
+            raise BadInput(
+                f"{shown(self, 'lr_base_size')}: the run would warm up for {self.warmup} of epochs="
+                f"{self.epochs}; give warmup_epochs"
+            )
         if self.min_lr >= self.peak_lr:
             raise BadInput(
                 f"{shown(self, 'min_lr')}: expected less than the learning rate, lr={self.peak_lr}"
@@ -302,6 +329,17 @@ class TrainConfig(
                 )
 
     @property
+    def warmup(self) -> int:
+        """Epochs of warm-up: `warmup_epochs`, or what goes with `lr_base_size`.
+
+        5 are those of Goyal et al. 2017 (arXiv 1706.02677); above 8,192 images they are those of You et al.
+        2020 (arXiv 1904.00962), 20 at 32,768.
+        """
+        if self.warmup_epochs or self.lr_base_size is None or self.schedule == "onecycle":
+            return self.warmup_epochs
+        return max(5, round(5 * self.batch_size / 8192))
+
+    @property
     def directory(self) -> Path:
         """The run directory, once `resolved` has named it."""
         assert self.out is not None
@@ -309,7 +347,7 @@ class TrainConfig(
 
     def resolved(self) -> Self:
         """The same run with its learning rate and its directory named, if it leaves them open."""
-        return replace(self, lr=self.peak_lr, out=self.out or self._own_directory())
+        return replace(self, lr=self.lr or self.peak_lr, out=self.out or self._own_directory())
 
     def _own_directory(self) -> Path:
         data = self.data.removeprefix("tfds:")

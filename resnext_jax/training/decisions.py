@@ -19,7 +19,7 @@ def lr_scale(config: TrainConfig, history: list[Row]) -> float:
     if config.schedule != "plateau":
         return 1.0
     scale, lowest, waited = 1.0, math.inf, 0
-    for row in history[config.warmup_epochs :]:
+    for row in history[config.warmup :]:
         if row["val_loss"] < lowest - config.plateau_min_delta:
             lowest, waited = row["val_loss"], 0
             continue

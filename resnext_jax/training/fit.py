@@ -38,6 +38,7 @@ from resnext_jax.training.optimizer import make_schedule
 from resnext_jax.training.progress import Progress, Writer
 from resnext_jax.training.setup import Setup, prepare
 from resnext_jax.training.stopping import Interrupted, StopRequest
+from resnext_jax.training.trace import StepTrace
 from resnext_jax.training.trainer import Trainer
 
 SAMPLES = 16  # augmented images shown to writers
@@ -52,7 +53,8 @@ class FitResult:
 
     Args:
         directory: the run directory.
-        history: a row an epoch: epoch, step, lr, train_*, val_*, seconds, images_per_second.
+        history: a row an epoch: epoch, step, lr, train_*, val_*, seconds, images_per_second, and
+            the steps' seconds by what they were spent on (data, dispatch, device).
         summary: the content of `summary.json`.
     """
 
@@ -96,7 +98,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             check_shared(config.directory, config.peer_timeout)
     enable_compilation_cache()
     started = time.perf_counter()
-    parallel = DataParallel(config.devices)
+    parallel = DataParallel(config.devices, config.parallel)
     primary = jax.process_index() == 0
     console = Console(quiet or not primary)
     with ExitStack() as stack:
@@ -133,6 +135,8 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         evaluate = Evaluator(setup.eval_graphdef, setup.spec.preprocessing.normalize, parallel)
         checkpoints = stack.enter_context(runs.Checkpoints(config.directory, write=True))
         stop = stack.enter_context(StopRequest())
+        trace = StepTrace(config.directory / runs.PROFILE, config.profile if primary else None)
+        stack.callback(trace.end)
         stack.enter_context(waiting_for_verdict())  # before the checkpoints are closed, which waits for all
         saved = time.monotonic()
 
@@ -146,6 +150,7 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
             with console.task(name, setup.steps_per_epoch) as update:
                 for done in trainer.epoch():
                     update(done, trainer.note)
+                    trace.after_step(lambda: jax.block_until_ready(trainer.state))
                     due = agreed(time.monotonic() - saved > 60 * config.save_minutes, trainer.step)
                     stopping = stop.requested(trainer.step)
                     if trainer.in_epoch and (due or stopping):
@@ -173,6 +178,12 @@ def fit(config: TrainConfig, *, writers: Sequence[Writer] = (), quiet: bool = Fa
         best = best_row(trainer.history, config.monitor)
         if len(trainer.history) < config.epochs:
             console.line(f"stopped early: no better epoch than {best['epoch']} in {config.early_stop}")
+        trace.end()
+        if trace.traced:
+            console.line(
+                f"a trace of {trace.traced} steps is in {trace.directory}; TensorBoard's profile plugin and "
+                "ui.perfetto.dev (its .trace.json.gz) show it"
+            )
         checkpoints.close()
         summary = _summary(trainer, best, time.perf_counter() - started)
         if primary:
@@ -248,9 +259,11 @@ def _announce(trainer: Trainer, resuming: bool, console: Console) -> None:
     )
     more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
     console.line(f"{len(classes)} classes: {', '.join(classes[:SHOWN])}{more}")
+    base = f" ({config.lr:g} for {config.lr_base_size})" if config.lr_base_size else ""
+    rising = f" after {config.warmup} of warm-up" if config.warmup else ""
     console.line(
-        f"{config.optimizer}, batches of {config.batch_size}, learning rate {config.lr:g}, "
-        f"schedule {config.schedule}, {config.epochs} epochs"
+        f"{config.optimizer}, batches of {config.batch_size}, learning rate {config.peak_lr:g}{base}, "
+        f"schedule {config.schedule}{rising}, {config.epochs} epochs"
     )
     if setup.chosen_on_test:
         console.line(
@@ -328,6 +341,7 @@ def _validate(
     row["seconds"] = round(trainer.epoch_seconds + time.perf_counter() - start, 3)
     speed = config.batch_size * setup.steps_per_epoch / trainer.epoch_seconds
     row["images_per_second"] = round(speed, 1)
+    row |= {f"{part}_seconds": round(seconds, 3) for part, seconds in trainer.spent.items()}
     return images, log_probabilities, row
 
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from resnext_jax.models import Tree, trainable_mask
-from resnext_jax.training.config import TrainConfig
+from resnext_jax.training.config import LAYERWISE, TrainConfig
 
 
 def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate as a function of the step, counted from 0; under `plateau`, before it is reduced."""
-    total, warmup = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
+    total, warmup = config.epochs * steps_per_epoch, config.warmup * steps_per_epoch
     if config.schedule == "onecycle":
         return _onecycle(config.peak_lr, total)
     if config.schedule == "cosine":
@@ -48,21 +48,24 @@ def _onecycle(lr: float, total: int) -> optax.Schedule:
 def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimiser of a run.
 
-    sgd, adam and adamw follow torch.optim's, lamb You et al. 2020; the gradient is clipped before all else.
+    sgd, adam and adamw follow torch.optim's, lars You et al. 2017 (arXiv 1708.03888), lamb You et al. 2020
+    (arXiv 1904.00962); the gradient is clipped before all else.
     Frozen parameters get no update and have no state. `layer_decay` lowers the rates stage by stage towards
     the input, weight decay included, as timm's does block by block. If `head_lr` is given, it is the head's
     rate, under the same schedule.
     """
     decay = optax.stateless(lambda updates, params: _add_decay(config, updates, params))
     momentum = optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
-    # torch adds the decay to the gradient, before momentum and moments see it; adamw and lamb after it.
-    direction = {
-        "sgd": [decay, momentum],
-        "adam": [decay, optax.scale_by_adam()],
-        "adamw": [optax.scale_by_adam(), decay],
-        "lamb": [optax.scale_by_adam(eps=1e-6), decay, optax.scale_by_trust_ratio()],
+    rate = optax.scale_by_learning_rate(make_schedule(config, steps_per_epoch))
+    # torch adds the decay to the gradient, before momentum and moments see it; adamw and lamb after it. The
+    # momentum of lars is that of steps, whose rates differ, not of gradients.
+    parts = {
+        "sgd": [decay, momentum, rate],
+        "adam": [decay, optax.scale_by_adam(), rate],
+        "adamw": [optax.scale_by_adam(), decay, rate],
+        "lars": [decay, _by_trust_ratio(0.001), rate, momentum],
+        "lamb": [optax.scale_by_adam(eps=1e-6), decay, _by_trust_ratio(1.0), rate],
     }[config.optimizer]
-    parts = [*direction, optax.scale_by_learning_rate(make_schedule(config, steps_per_epoch))]
     if config.clip_grad_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.clip_grad_norm))
     if config.head_lr is not None:
@@ -77,6 +80,12 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
         return jax.tree.map(lambda t: "trained" if t else "frozen", trainable_mask(params, config.freeze))
 
     return optax.partition({"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels)
+
+
+def _by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
+    """Scale the update of each layer to the norm of its parameters; biases and norms are left out."""
+    ratio = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
+    return optax.masked(ratio, lambda params: jax.tree.map(lambda param: param.ndim > 1, params))
 
 
 def _is_head(params: Tree) -> Tree:
@@ -97,12 +106,16 @@ def _add_decay(config: TrainConfig, updates: Any, params: Any) -> Any:
     """Add the parameters, times their decay, to the updates."""
     paths = [path for path, _ in jax.tree.leaves_with_path(params)]
     norms = {path[:-1] for path in paths if _name(path) == "scale"}
+    of_bias, of_norm = (
+        0.0 if decay is None and config.optimizer in LAYERWISE else decay
+        for decay in (config.bias_weight_decay, config.norm_weight_decay)
+    )
 
     def rate(path: tuple[Any, ...]) -> float:
-        if _name(path) == "bias" and config.bias_weight_decay is not None:
-            return config.bias_weight_decay
-        if path[:-1] in norms and config.norm_weight_decay is not None:
-            return config.norm_weight_decay
+        if _name(path) == "bias" and of_bias is not None:
+            return of_bias
+        if path[:-1] in norms and of_norm is not None:
+            return of_norm
         return config.weight_decay
 
     def add(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:

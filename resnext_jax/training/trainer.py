@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, NoReturn
 
 import jax
@@ -26,6 +26,9 @@ STEPS_AHEAD = 2
 
 MOST_SKIPPED = 10  # steps in a row
 
+PARTS = ("data", "dispatch", "device")
+"""What a step's time is spent on: waiting for a batch, handing the step to the devices, waiting for them."""
+
 
 class Trainer:
     """Makes the steps of a run, and holds all that a checkpoint of it holds.
@@ -40,7 +43,7 @@ class Trainer:
         step: steps made.
         history: a row for each epoch that was trained and validated.
         sums: metric sums of the epoch under way, on the host, as far as they are known.
-        epoch_seconds: time that the steps of the epoch under way took.
+        spent: seconds that the steps of the epoch under way took, by `PARTS`.
         compile_seconds: time that compiling the step took in this process.
         step_seconds: time that the steps of this process took, waiting for data included.
     """
@@ -52,7 +55,8 @@ class Trainer:
         self.step = 0
         self.history: list[Row] = []
         self.sums: dict[str, float] | None = None
-        self.epoch_seconds = self.compile_seconds = self.step_seconds = 0.0
+        self.spent = dict.fromkeys(PARTS, 0.0)
+        self.compile_seconds = self.step_seconds = 0.0
         self._good_step = self._known_step = 0
         self._waits: WaitTimer = WaitTimer(())
 
@@ -71,7 +75,9 @@ class Trainer:
             )
         self.state = self.parallel.replicate(self.state.replaced(model, rest))
         self.step, self.history = step, meta["history"]
-        self.sums, self.epoch_seconds = meta["sums"], meta["epoch_seconds"]
+        self.sums = meta["sums"]
+        # An older version noted the whole.
+        self.spent |= meta["spent"] if "spent" in meta else {"device": meta["epoch_seconds"]}
         if self.sums is not None:  # an older version did not note the gradient's norm
             self.sums = {"grad_norm": math.nan, "skipped": 0.0} | self.sums
         self._good_step = self._known_step = step
@@ -90,7 +96,7 @@ class Trainer:
             "train_images": len(self.setup.train_images),
             "history": self.history,
             "sums": self.sums,
-            "epoch_seconds": self.epoch_seconds,
+            "spent": self.spent,
         }
         checkpoints.save(self.step, self.state.model, self.state.rest, meta, metrics)
 
@@ -131,16 +137,22 @@ class Trainer:
         while self.step < first + steps:
             start = time.perf_counter()
             batch = next(self._batches)
-            self.state, self._sums = self._train_step(self.state, self._sums, batch)
+            called = time.perf_counter()
+            with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
+                self.state, self._sums = self._train_step(self.state, self._sums, batch)
+            returned = time.perf_counter()
+            if self._sums["count"].is_ready():  # as on one CPU device, which computes within the call
+                returned = called
             self.step += 1
             ahead.append(self._sums)
             if len(ahead) > STEPS_AHEAD:
                 self._read(ahead.popleft(), self.step - STEPS_AHEAD)
             if self.step == first + steps:
                 self.settle()
-            seconds = time.perf_counter() - start
-            self.epoch_seconds += seconds
-            self.step_seconds += seconds
+            times = (start, called, returned, time.perf_counter())
+            for part, (begin, end) in zip(PARTS, pairwise(times), strict=True):
+                self.spent[part] += end - begin
+            self.step_seconds += times[-1] - start
             yield self.step - first
 
     def settle(self) -> None:
@@ -170,13 +182,18 @@ class Trainer:
     def end_epoch(self, row: Row, lr_scale: float) -> None:
         """Note an epoch that was validated; go on with this part of the schedule's learning rate."""
         self.history.append(row)
-        self.sums, self.epoch_seconds = None, 0.0
+        self.sums, self.spent = None, dict.fromkeys(PARTS, 0.0)
         self.state = self.state._replace(lr_scale=self.parallel.replicate(jnp.float32(lr_scale)))
 
     @property
     def in_epoch(self) -> bool:
         """Whether some of the steps of an epoch are made, and others not."""
         return self.step % self.setup.steps_per_epoch != 0
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Time that the steps of the epoch under way took."""
+        return sum(self.spent.values())
 
     @property
     def wait_seconds(self) -> float:
