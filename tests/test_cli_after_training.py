@@ -133,6 +133,16 @@ def test_predict_with_views_and_a_threshold(trained, image_folder, tmp_path, cap
     assert "--threshold=1.5" in error_of(capsys, "predict", trained, image_folder, "--threshold", 1.5)
 
 
+def test_images_that_cannot_be_read_leave_no_line(trained, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("predict", trained, tmp_path / "bad.png")
+    shown = capsys.readouterr()
+    assert shown.out.split() == ["image", "class", "probability"]
+    assert shown.out.count("\n") == shown.err.count("\n") == 1
+
+
 def test_mistakes(trained, tmp_path, capsys):
     run("evaluate", trained, "--split", "all", "--mistakes", tmp_path / "m.png", "--json")
     metrics = json.loads(capsys.readouterr().out)

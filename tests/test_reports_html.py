@@ -83,6 +83,9 @@ def test_nothing_is_loaded_from_anywhere(page):
     sources = [tag.get("src") for tag in page.all("img")]
     assert len(sources) >= 40
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert not any(
+        "loading" in tag for tag in page.all("img")
+    )  # what was never scrolled to would not be printed
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     links = [tag["href"] for tag in page.all("a")]
     assert all(link.startswith("#") for link in links)

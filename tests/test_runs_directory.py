@@ -154,6 +154,15 @@ def test_a_file_that_is_wrong_is_named(tmp_path, change, message):
     assert str(file) in str(caught.value)
 
 
+def test_a_command_started_as_a_module_can_be_repeated(tmp_path):
+    program = "from resnext_jax.runs import this_command; print(this_command())"
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "__main__.py").write_text(program)
+    command = [sys.executable, "-m", "some", "--out", "a b"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "python -m some --out 'a b'\n"
+
+
 def test_the_command_that_began_the_run_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/bin/resnext-jax", "train", "--lr", "0.1"])
     start(tmp_path, SPEC, {"data": "demo"})

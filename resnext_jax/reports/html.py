@@ -98,7 +98,10 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": lambda x: f"{100 * x:.1f} %", "count": lambda x: f"{x:,}"}
+    environment.filters |= {
+        "percent": lambda x: f"{100 * x:.1f}\N{NO-BREAK SPACE}%",
+        "count": lambda x: f"{x:,}",
+    }
     metrics = predictions.metrics(positive)
     config = runs.read_config(directory)
     page = environment.get_template("report.html").render(

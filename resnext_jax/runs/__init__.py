@@ -13,6 +13,7 @@ from resnext_jax.runs.directory import (
     read_spec,
     saved_steps,
     start,
+    this_command,
     versions,
     write_config,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "read_spec",
     "saved_steps",
     "start",
+    "this_command",
     "to_json",
     "versions",
     "write_config",

@@ -168,12 +168,21 @@ def write_config(
         "versions": versions(),
         "devices": [device.device_kind for device in jax.devices()],
         "machine": {"system": platform.platform(), "cpus": available_cpus()},
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": this_command(),
     }
     if resumed is not None:
         about = {name: resumed[name] for name in about if name in resumed} | {"resumed": about}
     described = {"config": config} | ({"data": data} if data else {})
     write_json(directory / CONFIG, {"format": FORMAT} | spec.to_dict() | described | about)
+
+
+def this_command() -> str:
+    """The command that started this process, as it can be repeated."""
+    program = Path(sys.argv[0])
+    words = [program.name]
+    if program.name == "__main__.py":  # of a package that `python -m` starts
+        words = ["python", "-m", sys.modules["__main__"].__spec__.parent]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

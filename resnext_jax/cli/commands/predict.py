@@ -66,7 +66,8 @@ class Predict(OfImages):
         with files, progress as update:
             done = 0
             for predictions in stream:
-                print("\n".join(lines.lines(predictions)), flush=True)
+                for line in lines.lines(predictions):
+                    print(line, flush=True)
                 files.add(predictions.keys, predictions.probabilities)
                 drawn.append(predictions.some([i for i, key in enumerate(predictions.keys) if key in sample]))
                 done += len(predictions.keys)

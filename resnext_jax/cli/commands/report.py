@@ -1,11 +1,10 @@
 """`resnext-jax report`."""
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from resnext_jax import runs
 from resnext_jax.cli.commands.runs import OfSplit
 from resnext_jax.console import Console
 from resnext_jax.fields import Range
@@ -46,7 +45,7 @@ class Report(OfSplit):
             positive=self.positive,
             examples=self.examples,
             found=found,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=runs.this_command(),
         )
         size = file.stat().st_size / 2**20
         print(f"{file}: {size:.1f} MiB, on {len(predictions.keys)} images of split {split}")
