@@ -9,8 +9,8 @@ Reproduces: Xie et al. 2017 (arXiv 1611.05431), section 5.3: crops of images pad
 at 0.1 with Nesterov momentum 0.9, weight decay 5e-4, batch 128, 300 epochs, a tenth of the rate at 150 and at
 225.
 Differs from its source, as far as this is known here: a run is one seed, and its best epoch is chosen by the
-test images (the last epoch's accuracy is not chosen); weights start as torchvision's do, pixels are normalised
-by ImageNet's mean and deviation, and on several devices each takes batch statistics of its own images.
+test images (its last is not); weights start as torchvision's do, pixels are normalised by ImageNet's mean
+and deviation, and on several devices each takes batch statistics of its own images.
 Reported: 96.35 % (8x64d, 34.4 M parameters) and 96.42 % (16x64d, 68.1 M); means of ten runs.
 Ours, reduced (2 cores of an AMD EPYC (Zen 4), 2026-11-25):
 8x16d, 1,280 images, 4 epochs in batches of 16, 3 seeds: 32.2 +- 2.2 %.

@@ -10,9 +10,9 @@ tfds:monkeypox/original lies beside them, it is tested on the held-out patients'
 their copies. The same command again goes on where it was stopped.
 Reproduces: the protocol of Ali et al. 2022 (arXiv 2207.03342): 3 folds by patient, ResNet-50 with ImageNet
 weights at 224 px, trained on augmented photos.
-Differs from its source: optimiser, rate, batch and epochs are ours, and so is the division into folds, drawn by
---split-seed; a fold's best epoch is chosen by the patients that it is tested on. The weights are torchvision's
-(IMAGENET1K_V1).
+Differs from its source: optimiser, rate, batch and epochs are ours, and so is the division into folds, drawn
+by --split-seed; a fold's best epoch is chosen by the patients that it is tested on. The weights are
+torchvision's (IMAGENET1K_V1).
 Reported: accuracy 82.96 +- 4.57 %.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
 resnext14_32x4d without weights at 48 px, 10 epochs at 1e-3,

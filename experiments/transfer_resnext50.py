@@ -9,8 +9,8 @@ FOLDER holds a folder of images for each class.
 Reproduces: the pretrained network with a new head, all of it trained at a low rate, the head at ten times
 that; then one image is predicted, and a folder of them in batches, to a table, a CSV file and a picture.
 `groups` and `width_per_group` are two integers on the one ResNet class, as in torchvision.
-Differs from its source: optimiser, rates, batch, epochs, schedule and flips are ours. DEFAULT are torchvision's
-weights of the second recipe (IMAGENET1K_V2); --weights IMAGENET1K_V1 takes those of the first.
+Differs from its source: optimiser, rates, batch, epochs, schedule and flips are ours. DEFAULT are
+torchvision's weights of the second recipe (IMAGENET1K_V2); --weights IMAGENET1K_V1 takes those of the first.
 Reported: no figure.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
 ResNet-18 from the CIFAR-10 run to monkeypox by patient at 48 px,

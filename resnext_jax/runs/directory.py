@@ -179,10 +179,9 @@ def write_config(
 def this_command() -> str:
     """The command that started this process, as it can be repeated."""
     program = Path(sys.argv[0])
-    words = [program.name]
-    if program.name == "__main__.py":  # of a package that `python -m` starts
-        words = ["python", "-m", sys.modules["__main__"].__spec__.parent]
-    return shlex.join([*words, *sys.argv[1:]])
+    started = sys.modules["__main__"].__spec__  # by `python -m`, or None
+    module = program.name == "__main__.py" and started is not None and started.parent
+    return shlex.join([*(["python", "-m", module] if module else [program.name]), *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
