@@ -38,7 +38,8 @@ SANITIZED := RESNEXT_JAX_CACHE=$(abspath .venv/sanitized) ASAN_OPTIONS=detect_le
   LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)"
 sanitize: .venv/.test
 	$(SANITIZED) $(BIN)/python -c 'from resnext_jax.ops import cpp_kernels; assert cpp_kernels.lanes()'
-	$(SANITIZED) $(BIN)/python -m pytest --capture=no -p no:faulthandler tests/test_ops_kernels.py tests/test_ops_bfloat16.py
+	$(SANITIZED) $(BIN)/python -m pytest --capture=no -p no:faulthandler tests/test_ops_kernels.py tests/test_ops_bfloat16.py \
+	  tests/test_ops_conv_affine.py
 
 check: lint types
 
