@@ -53,7 +53,7 @@ def convolutions(draw):
     meet no pixel."""
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8, 32]))
     inputs, outputs = (
-        draw(st.sampled_from([1, 3, 4, 14, 16] if groups > 3 else [1, 3, 20, 32, 33, 64, 100, 288]))
+        draw(st.sampled_from([1, 2, 3, 4, 8, 14, 16] if groups > 3 else [1, 3, 20, 32, 33, 64, 100, 288]))
         for _ in range(2)
     )
     outputs = draw(st.sampled_from([inputs, outputs]))

@@ -41,7 +41,7 @@ def choose(operator: Operator, spec: ConvSpec, lanes: int, *, multiplies_bfloat1
     """
     if multiplies_bfloat16:
         return "cpp"  # of every shape
-    has_cpp = lanes > 0 and _fills_vectors(operator, spec, lanes)
+    has_cpp = lanes > 0 and _is_faster_in_cpp(operator, spec, lanes)
     if spec.kernel_shape[:2] == (1, 1) and spec.groups == 1:
         # XLA does matrix products well, but it cannot divide a sum over many pixels among threads.
         return "cpp" if has_cpp and operator == "kernel_grad" and _sums_many_pixels(spec) else "dot"
@@ -54,15 +54,14 @@ def choose(operator: Operator, spec: ConvSpec, lanes: int, *, multiplies_bfloat1
     return "native"
 
 
-def _fills_vectors(operator: Operator, spec: ConvSpec, lanes: int) -> bool:
-    """Whether the result channels of a group, or of several groups together, fill vectors.
+def _is_faster_in_cpp(operator: Operator, spec: ConvSpec, lanes: int) -> bool:
+    """Whether the C++ kernels are faster than XLA, for a window of several pixels.
 
-    `FillsVectors` in `kernels/conv_shape.h` refuses all others.
+    XLA's own is slow for groups and for kernel gradients. Else it is faster where the result's channels leave
+    a vector half filled.
     """
-    width, depth = spec.group_outputs, spec.group_inputs
-    if operator == "input_grad":
-        width, depth = depth, width
-    return width % lanes == 0 or (lanes % width == 0 and width * spec.groups % lanes == 0 and width == depth)
+    width = spec.group_inputs if operator == "input_grad" else spec.group_outputs
+    return spec.groups > 1 or operator == "kernel_grad" or width % lanes == 0
 
 
 def _sums_many_pixels(spec: ConvSpec) -> bool:

@@ -91,7 +91,7 @@ struct CorrelateItem {
   }
 };
 
-// The weights of each panel, [taps, depth of a group, lanes].
+// The weights of each panel, [taps, depth of a group, lanes]. Those of lanes without a channel are 0.
 inline std::unique_ptr<float[]> PackWeights(ffi::ThreadPool& pool, const CorrelatePlan& plan,
                                             const float* kernel) {
   const Shape& shape = plan.shape;
@@ -99,15 +99,17 @@ inline std::unique_ptr<float[]> PackWeights(ffi::ThreadPool& pool, const Correla
   std::unique_ptr<float[]> packed(new float[plan.panels.size() * plan.panel_floats]);
   ParallelFor(pool, plan.panels.size(), [&](int64_t p) {
     const int64_t lanes = plan.panels[p].lanes(), channel = plan.panels[p].channel;
+    const int64_t channels = plan.panels[p].channels;
     for (int64_t k = 0; k < shape.taps(); ++k) {
       const float* tap = kernel + k * shape.inputs() * outputs;
       float* out = packed.get() + p * plan.panel_floats + k * depth * lanes;
+      if (channels < lanes) std::fill_n(out, depth * lanes, 0.0f);
       if (!plan.transposed) {
         for (int64_t i = 0; i < depth; ++i)
-          std::memcpy(out + i * lanes, tap + i * outputs + channel, sizeof(float) * lanes);
+          std::memcpy(out + i * lanes, tap + i * outputs + channel, sizeof(float) * channels);
         continue;
       }
-      for (int64_t lane = 0; lane < lanes; ++lane) {
+      for (int64_t lane = 0; lane < channels; ++lane) {
         const int64_t group = (channel + lane) / width, own = (channel + lane) % width;
         const float* from = tap + own * outputs + group * depth;
         for (int64_t i = 0; i < depth; ++i) out[i * lanes + lane] = from[i];
@@ -164,8 +166,9 @@ void CorrelateSlab(const CorrelatePlan& plan, const CorrelateItem& item, const T
       CollectTaps(plan, plan.rows.phases[y % plan.rows.out_step], across, turn, taps);
       for (const Panel& panel : item.panels) {
         const float* weights = packed + (&panel - plan.panels.data()) * plan.panel_floats;
-        const Tiles tiles{slab + panel.source - item.panels.source(), turn.channels,  taps,     weights,
-                          to.At(panel.channel, panel.channel),        turn.first > 0, turn.last};
+        const Tiles tiles{
+            slab + panel.source - item.panels.source(), turn.channels,  taps,           weights,
+            to.At(panel.channel, panel.channel),        panel.channels, turn.first > 0, turn.last};
         if (Group > 0 || panel.vectors == 1)
           AllTiles<Group, 1>(tiles, pixels);
         else if constexpr (Group == 0)
@@ -198,7 +201,7 @@ inline void Correlate(ffi::ThreadPool& pool, const Shape& shape, bool transposed
                       const float* kernel, const Target<float>& to) {
   const CorrelatePlan plan(shape, transposed, pool.num_threads());
   const std::unique_ptr<float[]> packed = PackWeights(pool, plan, kernel);
-  WithGroup(plan.width, [&](auto group) {
+  WithGroup(SharedWidth(shape.groups, plan.depth, plan.width), [&](auto group) {
     ParallelFor(pool, plan.items(), [&](int64_t index) {
       CorrelateOneItem<group>(plan, CorrelateItem(plan, index), source, packed.get(), to);
     });

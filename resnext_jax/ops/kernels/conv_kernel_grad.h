@@ -89,16 +89,17 @@ struct Block {
   }
 };
 
-// The gradients of a block, [panels, images, rows, columns, lanes].
+// The gradients of a block, [panels, images, rows, columns, channels of the panel]. The vectors of the last
+// pixels end behind them.
 inline void CopyGradients(const KernelGradPlan& plan, const KernelGradItem& item, const Block& block,
                           const float* g, std::vector<float>& copy) {
   const Image& y = plan.shape.y;
   const int64_t pixels = block.rows.size() * y.w;  // of an image
-  copy.resize(std::max<size_t>(copy.size(), block.images * pixels * item.panels.channels()));
+  copy.resize(std::max<size_t>(copy.size(), block.images * pixels * item.panels.channels() + 2 * kLanes));
   float* out = copy.data();
   for (const Panel& panel : item.panels)
-    for (int64_t image = 0; image < block.images; ++image, out += pixels * panel.lanes())
-      CopySlab(g + (block.first_image + image) * y.floats(), y, panel.channel, panel.lanes(), block.rows,
+    for (int64_t image = 0; image < block.images; ++image, out += pixels * panel.channels)
+      CopySlab(g + (block.first_image + image) * y.floats(), y, panel.channel, panel.channels, block.rows,
                {0, y.w}, out);
 }
 
@@ -111,9 +112,8 @@ void AddBlock(const KernelGradPlan& plan, const KernelGradItem& item, const Bloc
   const Steps x_steps{block.window_rows.size() * width * channels, width * channels * shape.stride[0],
                       channels * shape.stride[1]};
   for (const Panel& panel : item.panels) {
-    const int64_t lanes = panel.lanes();
     const float* g = gradients + (panel.channel - item.panels.channel()) * block.images * g_image;
-    const Steps g_steps{g_image * lanes, shape.y.w * lanes, lanes};
+    const Steps g_steps{g_image * panel.channels, shape.y.w * panel.channels, panel.channels};
     for (int64_t i = 0; i < shape.kh; ++i)
       for (int64_t j = 0; j < shape.kw; j += item.taps_merged) {
         const int64_t pixel = i * shape.dilation[0] * width + j * shape.dilation[1];
@@ -122,7 +122,7 @@ void AddBlock(const KernelGradPlan& plan, const KernelGradItem& item, const Bloc
             shape.y.w,    slab + pixel * channels + panel.source - item.panels.source(),
             x_steps,      g,
             g_steps,      sums + ((i * shape.kw + j) * shape.inputs() + first) * shape.y.c + panel.channel,
-            shape.y.c};
+            shape.y.c,    panel.channels};
         const int64_t depth = item.taps_merged * (item.turns == 1 ? shape.inputs() : channels);
         if constexpr (Group > 0)
           AddProducts<Group>(products, std::make_index_sequence<Group>());
@@ -165,7 +165,7 @@ inline void KernelGrad(ffi::ThreadPool& pool, const Shape& shape, const float* x
     return share == 0 ? result : more.data() + (share - 1) * plan.floats();
   };
   std::memset(result, 0, sizeof(float) * plan.floats());
-  WithGroup(shape.outputs(), [&](auto group) {
+  WithGroup(SharedWidth(shape.groups, shape.inputs(), shape.outputs()), [&](auto group) {
     ParallelFor(pool, plan.items(), [&](int64_t index) {
       const KernelGradItem item(plan, index);
       KernelGradOneItem<group>(plan, item, x, g, sums(item.share));

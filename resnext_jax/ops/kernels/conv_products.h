@@ -25,6 +25,7 @@ struct Products {
   Steps g_steps;
   float* sums;
   int64_t sums_step;  // from one channel of x to the next
+  int64_t channels;   // of the panel: the sums of other lanes are of no account
 };
 
 // sums[I] += (channel I of each group of the pixels) * gradients.
@@ -75,7 +76,8 @@ void AddOuterProducts(const Products& p, int64_t first) {
   for (int i = 0; i < Depth; ++i)
     for (int v = 0; v < Vectors; ++v) {
       float* out = p.sums + (first + i) * p.sums_step + v * kLanes;
-      Store(out, Load(out) + sum[i][v]);
+      const int64_t count = p.channels - v * kLanes;
+      StoreFirst(out, count, LoadFirst(out, count) + sum[i][v]);
     }
 }
 

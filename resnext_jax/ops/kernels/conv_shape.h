@@ -29,20 +29,18 @@ struct Shape {
   int64_t taps() const { return kh * kw; }
 };
 
-// Whether the kernels can compute `channels` result channels in groups of `width`, from groups of `depth`
-// source channels: a group is a number of whole vectors, or several groups with as many sources as results
-// fill one.
-inline bool FillsVectors(int64_t channels, int64_t width, int64_t depth) {
-  if (width % kLanes == 0) return true;
-  return kLanes % width == 0 && channels % kLanes == 0 && depth == width;
+// The width of groups that share vectors: as many results as sources, and a number of groups fill a vector. 0
+// if each group has vectors of its own, the last of which it may not fill.
+inline int64_t SharedWidth(int64_t groups, int64_t depth, int64_t width) {
+  const bool share = width < kLanes && kLanes % width == 0 && groups * width % kLanes == 0 && depth == width;
+  return share ? width : 0;
 }
 
-// Calls run with the group width as a constant if groups are narrower than a vector, else with 0. The width
-// must pass FillsVectors.
+// Calls run with the shared width as a constant.
 template <typename Run>
 void WithGroup(int64_t width, const Run& run) {
   static_assert(kLanes <= 16);
-  if (width >= kLanes) return run(std::integral_constant<int, 0>());
+  if (width == 0) return run(std::integral_constant<int, 0>());
   if (width == 1) return run(std::integral_constant<int, 1>());
   if (width == 2) return run(std::integral_constant<int, 2>());
   if constexpr (kLanes > 4)
@@ -123,10 +121,10 @@ struct Direction {
   }
 };
 
-// Result channels [channel, channel + lanes()), computed from source channels [source, source + depth).
+// Result channels [channel, channel + channels), computed from source channels [source, source + depth).
 struct Panel {
-  int64_t channel, source, depth;
-  int vectors;
+  int64_t channel, channels, source, depth;
+  int vectors;  // that hold the channels, and may hold more
 
   int64_t lanes() const { return vectors * kLanes; }
 };
@@ -138,7 +136,7 @@ struct Panels {
   const Panel* begin() const { return first; }
   const Panel* end() const { return last + 1; }
   int64_t channel() const { return first->channel; }
-  int64_t channels() const { return last->channel + last->lanes() - first->channel; }
+  int64_t channels() const { return last->channel + last->channels - first->channel; }
   int64_t source() const { return first->source; }
   int64_t sources() const { return last->source + last->depth - first->source; }
 };
@@ -147,15 +145,16 @@ struct Panels {
 // All but the last of a group have the same number of vectors.
 inline std::vector<Panel> DivideIntoPanels(int64_t groups, int64_t depth, int64_t width) {
   std::vector<Panel> panels;
-  if (width < kLanes) {
-    for (int64_t c = 0; c < groups * width; c += kLanes) panels.push_back({c, c, kLanes, 1});
+  if (SharedWidth(groups, depth, width) > 0) {
+    for (int64_t c = 0; c < groups * width; c += kLanes) panels.push_back({c, kLanes, c, kLanes, 1});
     return panels;
   }
   for (int64_t group = 0; group < groups; ++group)
     for (int64_t c = 0; c < width;) {
-      const int vectors = width - c >= 2 * kLanes ? 2 : 1;
-      panels.push_back({group * width + c, group * depth, depth, vectors});
-      c += vectors * kLanes;
+      const int vectors = width - c > kLanes ? 2 : 1;
+      const int64_t channels = std::min<int64_t>(vectors * kLanes, width - c);
+      panels.push_back({group * width + c, channels, group * depth, depth, vectors});
+      c += channels;
     }
   return panels;
 }

@@ -52,6 +52,7 @@ struct Tiles {
   const std::vector<TapOffset>& taps;
   const float* weights;
   Target<float> to;  // from the panel's first channel on
+  int64_t results;   // channels of the panel
   bool add;          // add to the result rather than set it
   bool finish;       // the sums are whole with these taps
 };
@@ -59,12 +60,13 @@ struct Tiles {
 // Stores a vector of sums of the panel's channels from `channel` on.
 inline void StoreSums(const Tiles& tiles, int64_t place, int64_t channel, Vec sum) {
   const Target<float>& to = tiles.to;
+  const int64_t count = tiles.results - channel;
   if (tiles.finish) {
-    if (to.scale) sum = sum * Load(to.scale + channel) + Load(to.shift + channel);
-    if (to.shortcut) sum += Load(to.shortcut + place + channel);
+    if (to.scale) sum = sum * LoadFirst(to.scale + channel, count) + LoadFirst(to.shift + channel, count);
+    if (to.shortcut) sum += LoadFirst(to.shortcut + place + channel, count);
     if (to.relu) sum = sum < 0 ? Vec{} : sum;
   }
-  Store(to.result + place + channel, sum);
+  StoreFirst(to.result + place + channel, count, sum);
 }
 
 // sum[p] += (channel I of each group of pixel p) * weights[I], for I in [0, Group).
@@ -85,7 +87,8 @@ void Tile(const Tiles& tiles, const Pixel* pixels) {
   for (int p = 0; p < P; ++p) windows[p] = tiles.slab + pixels[p].window * tiles.channels;
   if (tiles.add)
     for (int p = 0; p < P; ++p)
-      for (int v = 0; v < Vectors; ++v) sum[p][v] = Load(tiles.to.result + pixels[p].result + v * kLanes);
+      for (int v = 0; v < Vectors; ++v)
+        sum[p][v] = LoadFirst(tiles.to.result + pixels[p].result + v * kLanes, tiles.results - v * kLanes);
   for (const TapOffset& tap : tiles.taps) {
     const float* w = tiles.weights + tap.weights * Vectors * kLanes;
     if constexpr (Group > 0) {

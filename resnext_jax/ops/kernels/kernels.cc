@@ -78,21 +78,9 @@ ffi::Error CheckChannels(Sizes x, std::initializer_list<Sizes> vectors) {
   return ffi::Error::Success();
 }
 
-ffi::Error CheckGroups(int64_t channels, int64_t width, int64_t depth) {
-  if (conv::FillsVectors(channels, width, depth)) return ffi::Error::Success();
-  return ffi::Error::InvalidArgument("convolution to " + std::to_string(channels) +
-                                     " channels in groups of " + std::to_string(width) + ", from groups of " +
-                                     std::to_string(depth) + ": they do not fill vectors of " +
-                                     std::to_string(kLanes));
-}
-
-// The kernels of one type, and whether they can compute a convolution or, transposed, its input gradient.
+// The kernels of one type.
 struct Float32 {
   static constexpr ffi::DataType kType = ffi::F32;
-  static ffi::Error Check(const conv::Shape& s, bool transposed) {
-    return transposed ? CheckGroups(s.x.c, s.inputs(), s.outputs())
-                      : CheckGroups(s.y.c, s.outputs(), s.inputs());
-  }
   static constexpr auto Correlate = conv::Correlate;
   static constexpr auto KernelGrad = conv::KernelGrad;
 };
@@ -100,7 +88,6 @@ struct Float32 {
 #if defined(__AVX512BF16__)
 struct Bfloat16 {
   static constexpr ffi::DataType kType = ffi::BF16;
-  static ffi::Error Check(const conv::Shape&, bool) { return ffi::Error::Success(); }
   static constexpr auto Correlate = conv_bf16::Correlate;
   static constexpr auto KernelGrad = conv_bf16::KernelGrad;
 };
@@ -117,7 +104,6 @@ ffi::Error ConvForward(ffi::ThreadPool pool, Sizes strides, Sizes padding, Sizes
   conv::Shape s;
   ffi::Error error =
       ReadShape(x.dimensions(), w.dimensions(), y->dimensions(), {strides, padding, dilation}, s);
-  if (error.success()) error = Type::Check(s, false);
   if (error.success()) Type::Correlate(pool, s, false, x.typed_data(), w.typed_data(), {y->typed_data()});
   return error;
 }
@@ -129,7 +115,6 @@ ffi::Error ConvThen(ffi::ThreadPool pool, const Window& window, bool relu, Array
                     Array scale, Array shift, const ArrayOf<Type>* shortcut, ResultOf<Type> y) {
   conv::Shape s;
   ffi::Error error = ReadShape(x.dimensions(), w.dimensions(), y->dimensions(), window, s);
-  if (error.success()) error = Type::Check(s, false);
   if (error.success()) error = CheckChannels(y->dimensions(), {scale.dimensions(), shift.dimensions()});
   if (error.success() && shortcut && Text(shortcut->dimensions()) != Text(y->dimensions()))
     error = ffi::Error::InvalidArgument("convolution to y " + Text(y->dimensions()) + " with a shortcut " +
@@ -160,7 +145,6 @@ ffi::Error ConvInputGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Siz
   conv::Shape s;
   ffi::Error error =
       ReadShape(dx->dimensions(), w.dimensions(), g.dimensions(), {strides, padding, dilation}, s);
-  if (error.success()) error = Type::Check(s, true);
   if (error.success()) Type::Correlate(pool, s, true, g.typed_data(), w.typed_data(), {dx->typed_data()});
   return error;
 }
@@ -171,7 +155,6 @@ ffi::Error ConvKernelGrad(ffi::ThreadPool pool, Sizes strides, Sizes padding, Si
   conv::Shape s;
   ffi::Error error =
       ReadShape(x.dimensions(), dw->dimensions(), g.dimensions(), {strides, padding, dilation}, s);
-  if (error.success()) error = Type::Check(s, false);
   if (error.success()) Type::KernelGrad(pool, s, x.typed_data(), g.typed_data(), dw->typed_data());
   return error;
 }

@@ -7,6 +7,10 @@
 #include <utility>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
 constexpr int kLanes = 16;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
@@ -22,6 +26,29 @@ typedef uint16_t HalfVec __attribute__((vector_size(2 * kLanes)));
 
 inline Vec Load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void Store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+
+// The first `count` values; the others are 0, or stay as they are.
+inline Vec LoadFirst(const float* p, int64_t count) {
+  if (count >= kLanes) return Load(p);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps((__mmask16{1} << count) - 1, p);
+#else
+  Vec v{};
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) v[i] = p[i];
+  return v;
+#endif
+}
+inline void StoreFirst(float* p, int64_t count, Vec v) {
+  if (count >= kLanes) return Store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16{1} << count) - 1, (__m512)v);
+#else
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) p[i] = v[i];
+#endif
+}
+
 inline Vec Fill(float value) { return value - Vec{}; }
 
 // Lane l of the result is lane l / Group * Group + I of v.
