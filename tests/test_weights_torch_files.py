@@ -4,8 +4,11 @@ import argparse
 import io
 import os
 import pickle
+import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
 import hypothesis.strategies as st
@@ -71,6 +74,11 @@ def test_plain_values_of_training_scripts(tmp_path):
         "size": torch.Size([1, 2]),
         "device": torch.device("cpu"),
         "nested": [{"a": (1, "x", b"y", None, True)}],
+        "more": types.SimpleNamespace(epochs=3),
+        "last": deque([1.5, 2.5], maxlen=2),
+        "price": Decimal("1.50"),
+        "when": datetime(2024, 1, 2, tzinfo=UTC),
+        "took": timedelta(hours=1),
     }
     torch.save(content, tmp_path / "w.pth")
     found = read_torch(tmp_path / "w.pth")
@@ -78,6 +86,8 @@ def test_plain_values_of_training_scripts(tmp_path):
     assert (found["best"], found["count"], found["size"]) == (71.5, 3, (1, 2))
     np.testing.assert_array_equal(np.asarray(found["rates"]), content["rates"])
     assert found["nested"] == content["nested"]
+    assert (found["more"], found["last"], found["price"]) == ({"epochs": 3}, [1.5, 2.5], "1.50")
+    assert found["when"] is found["took"] is None
 
 
 def rewritten(source: Path, target: Path, changed: dict[str, bytes], compression=zipfile.ZIP_STORED) -> Path:

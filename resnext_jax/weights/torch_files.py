@@ -56,7 +56,7 @@ def read_torch(path: Path) -> Any:
 def _refusal(path: Path, name: str) -> str:
     return (
         f"{path}: refused, nothing was run: it refers to {name}, and only arrays and plain values are read. "
-        "If it is a whole model and you trust it, load it in PyTorch and save its state dict: "
+        "If you trust it, load it in PyTorch and save its weights alone; of a whole model: "
         f"torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'state_dict.pth')"
     )
 

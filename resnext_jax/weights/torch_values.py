@@ -172,7 +172,10 @@ NAMES: dict[str, Any] = {
     "collections.OrderedDict": Call(lambda *items: {}),
     "collections.defaultdict": Call(lambda *_: {}),
     "collections.Counter": Call(lambda counts=None: dict(counts or {})),
+    "collections.deque": Call(lambda items=(), *_: list(items)),
     "argparse.Namespace": Call(_Attributes),
+    "types.SimpleNamespace": Call(_Attributes),
+    "decimal.Decimal": Call(_first),
     "_codecs.encode": Call(_encode),
 } | {f"torch.{name}": np.dtype(kind) for name, kind in _TYPES.items()}
 NAMES |= {f"torch.{name}Storage": np.dtype(_TYPES[kind]) for name, kind in _STORAGES.items()}
@@ -195,6 +198,11 @@ NAMES |= {
         "int": Call(lambda *_: 0),
         "float": Call(lambda *_: 0.0),
     }.items()
+}
+# When something was saved is said beside weights, but used nowhere here.
+NAMES |= {
+    f"datetime.{name}": Call(lambda *_: None)
+    for name in ("datetime", "date", "time", "timedelta", "timezone")
 }
 NAMES |= {
     f"{module}.{name}Path": Call(_path)
