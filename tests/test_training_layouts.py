@@ -60,10 +60,10 @@ def result(out: Path) -> list[np.ndarray]:
     return [*history, *jax.tree.leaves(state)]
 
 
-def assert_close(out: Path, other: Path) -> None:
+def assert_close(out: Path, other: Path, atol: float = 1e-5) -> None:
     """Two runs left the same numbers but for rounding."""
     for ours, theirs in zip(result(out), result(other), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=out.name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol, err_msg=out.name)
 
 
 def assert_alike(layouts: list[tuple[int, int]], flags: list[str], folder: Path) -> None:
@@ -117,4 +117,5 @@ def test_any_layout_goes_on_with_the_run_of_any_other(flags, tmp_path):
     for epoch, layout in enumerate(WALK, start=1):
         train(layout, [*flags, "--epochs", str(epoch), "--resume"], tmp_path / "passed_on")
     train(LAYOUTS[0], [*flags, "--epochs", str(len(WALK))], tmp_path / "whole")
-    assert_close(tmp_path / "passed_on", tmp_path / "whole")
+    # In so many steps rounding turns a ReLU on or off now and then; a step too few or twice is 0.1 and more.
+    assert_close(tmp_path / "passed_on", tmp_path / "whole", atol=2e-3)
