@@ -262,7 +262,10 @@ class Checkpoints:
                 damaged[step] = error
                 found = None if found and found[0] == step else found
         if found is None:
-            raise Damaged(f"{self.folder}: no checkpoint is whole: {'; '.join(map(str, damaged.values()))}")
+            raise Damaged(
+                f"{self.folder}: no checkpoint is whole; put a copy of one there, or start anew "
+                f"(overwrite=True): {'; '.join(map(str, damaged.values()))}"
+            )
         for step, error in damaged.items():
             if jax.process_index() == 0:
                 logger.warning("%s; moved to %s", error, self._set_aside(step))
