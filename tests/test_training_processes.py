@@ -62,6 +62,7 @@ def test_a_killed_process_ends_the_other_in_time(flags, tmp_path, victim):
     deadline = time.monotonic() + 240
     while not history.exists():
         assert time.monotonic() < deadline
+        assert [process.poll() for process in processes] == [None, None]
         time.sleep(0.1)
     processes[victim].kill()
     killed = time.monotonic()
