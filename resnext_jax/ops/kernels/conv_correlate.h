@@ -20,6 +20,8 @@
 
 namespace conv {
 
+// With half or twice of one of these, the layers of ResNeXt-50 (batch 8, a Xeon with AVX-512) take 0.98
+// to 1.14 of the time. Those for AVX2 were not varied.
 constexpr int64_t kSlabFloats = (kLanes == 16 ? 96 : 24) * 1024;   // of a work item
 constexpr int64_t kWeightFloats = (kLanes == 16 ? 16 : 5) * 1024;  // of a panel in one turn
 constexpr int64_t kItemChannels = 4 * kLanes;  // result channels of a work item, if there are as many

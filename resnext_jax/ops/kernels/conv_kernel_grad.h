@@ -20,6 +20,8 @@
 
 namespace conv {
 
+// With half or twice of one of these, the layers of ResNeXt-50 (batch 8, a Xeon with AVX-512) take 1.02
+// to 1.07 of the time. Those for AVX2 were not varied.
 constexpr int64_t kGradFloats = (kLanes == 16 ? 96 : 48) * 1024;  // slab and gradients of a work item
 constexpr int64_t kGradDepth = 96;                                // source channels of a turn, of one group
 constexpr int64_t kGradLeastChannels = 4 * kLanes;  // result channels of a work item of narrow groups,

@@ -2,6 +2,7 @@
 #ifndef RESNEXT_JAX_CONV_PRODUCTS_H_
 #define RESNEXT_JAX_CONV_PRODUCTS_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -91,10 +92,15 @@ void AddOuterProductsOf(int64_t depth, const Products& products, int64_t first) 
   }
 }
 
+// Channels of x whose sums stay in registers. With 12 in the place of 8, gradients of dense and 1x1
+// convolutions take 0.9 of the time (a Xeon with AVX-512).
+template <int Vectors>
+constexpr int kMostChannels = std::min(kRegisters / Vectors, kLanes == 16 ? 12 : 8);
+
 // The same for any number of channels of x.
 template <int Vectors>
 void AddAllOuterProducts(int64_t depth, const Products& products) {
-  constexpr int kMost = kMostRows<Vectors>;
+  constexpr int kMost = kMostChannels<Vectors>;
   int64_t first = 0;
   for (int64_t left = (depth + kMost - 1) / kMost; left > 0; --left) {
     const int64_t count = (depth - first + left - 1) / left;

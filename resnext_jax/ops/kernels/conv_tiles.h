@@ -21,7 +21,8 @@ namespace conv {
 // Accumulators: AVX-512 has 32 vector registers and AVX2 16; the others hold weights and source pixels.
 constexpr int kRegisters = kLanes == 16 ? 24 : 12;
 
-// Rows of accumulators, each of `Vectors` vectors, that are worked on at once.
+// Rows of accumulators, each of `Vectors` vectors, that are worked on at once. With 12 or 6 in the place of 8
+// the layers of ResNeXt-50 take 1.05 or 1.0 to 1.1 of the time (a Xeon with AVX-512).
 template <int Vectors>
 constexpr int kMostRows = std::min(kRegisters / Vectors, 8);
 
