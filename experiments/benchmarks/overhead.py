@@ -41,7 +41,8 @@ class Overhead:
     def fields(self) -> dict[str, Any]:
         """The run, as fields of a configuration."""
         names = ("model", "image_size", "batch_size", "epochs")
-        return {"data": "demo", "flip": True} | {name: getattr(self, name) for name in names}
+        limits = {"train_limit": 512, "val_limit": 64}
+        return {"data": "demo", "flip": True} | limits | {name: getattr(self, name) for name in names}
 
     @property
     def flags(self) -> list[str]:

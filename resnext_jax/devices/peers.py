@@ -22,6 +22,8 @@ PEERS = "resnext_jax/peers"  # where process i keeps i/beat, and the first one a
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _handlers: list[Any] = []  # what C code calls must not be collected
 _timeout: list[float] = []  # of the watch, once it has begun
+_watches: list[threading.Thread] = []
+_ended = threading.Event()
 
 
 def watch_peers(client: Any, index: int, count: int, coordinator: str, timeout: float) -> None:
@@ -41,7 +43,19 @@ def watch_peers(client: Any, index: int, count: int, coordinator: str, timeout: 
     _timeout[:] = [timeout]
     if index > 0:
         _end_when_aborted(lambda: "" if reachable(coordinator) else "process 0 of the run is gone")
-    threading.Thread(target=_watch, args=(client, index, count, timeout), daemon=True).start()
+    _watches.append(threading.Thread(target=_watch, args=(client, index, count, timeout), daemon=True))
+    _watches[-1].start()
+
+
+def end_watch() -> None:
+    """Wait for the other processes to end, too, and only then end the watch.
+
+    The interpreter ends threads where they are, and inside of JAX that aborts the process.
+    """
+    jax.distributed.shutdown()
+    _ended.set()
+    for watch in _watches:
+        watch.join(timeout=10)
 
 
 def end_without(who: str) -> NoReturn:
@@ -96,7 +110,7 @@ def _watch(client: Any, index: int, count: int, timeout: float) -> None:
     start, pause = time.monotonic(), timeout / BEATS
     seen: dict[int, tuple[str, float]] = dict.fromkeys(range(1, count) if index == 0 else [0], ("", start))
     beat = 0
-    while True:
+    while not _ended.wait(pause if beat else 0):
         beat += 1
         values = _exchange(client, index, beat)
         if index > 0 and (lost := values.get(f"{PEERS}/0/lost")):
@@ -111,7 +125,6 @@ def _watch(client: Any, index: int, count: int, timeout: float) -> None:
                     _tell(client, peer)
                     time.sleep(2 * pause)  # the others hear of it as long as this process lives
                 end_without(f"process {peer} of the run gave no sign of life for {timeout:g} s")
-        time.sleep(pause)
 
 
 def _exchange(client: Any, index: int, beat: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The other processes of a distributed run."""
 
+import atexit
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from resnext_jax.devices.peers import end_without, ending_when_aborted, reachable, watch_peers
+from resnext_jax.devices.peers import end_watch, end_without, ending_when_aborted, reachable, watch_peers
 from resnext_jax.errors import BadInput
 
 _NUMBERS = count()  # of comparisons: every process makes the same ones, in the same order
@@ -45,6 +46,7 @@ def join_processes(
     number, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     state = _state()
+    atexit.register(end_watch)
     try:
         with ending_when_aborted(lambda: _who_is_missing(state, address, timeout)):
             jax.distributed.initialize(
