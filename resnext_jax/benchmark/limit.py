@@ -27,6 +27,10 @@ class Rates:
     multiply_adds: float
     memory_bytes: float
 
+    def best(self, other: "Rates") -> "Rates":
+        """The higher of each."""
+        return Rates(max(self.multiply_adds, other.multiply_adds), max(self.memory_bytes, other.memory_bytes))
+
 
 def measure_rates(dtype: str) -> Rates:
     """The rates of one device for a compute type: the best of some turns.
