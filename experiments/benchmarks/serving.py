@@ -8,6 +8,9 @@ Each client sends a JPEG photo, waits for the answer, and sends it again. The di
 that are decoded already, in batches as large as there are clients. Server and direct calls take turns, and
 each ratio is of one turn, so that other work on the machine meets both. The ratio by processor time
 compares what an image costs the server's whole process with what it costs the direct calls.
+
+Measured on 2 cores of an Intel Xeon without other work, resnext50_32x4d in float32, --seconds 8 --rounds 3:
+0.90, 0.98 and 0.90 of the direct calls' images a second at 1, 8 and 32 clients.
 """
 
 import http.client
