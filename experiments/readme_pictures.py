@@ -30,6 +30,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from resnext_jax.data import open_dataset
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
 PICTURES = Path(__file__).parent / "results" / "pictures"
 TRAIN = "--data demo --image-size 64 --epochs 3 --batch-size 32 --optimizer adam --lr 1e-3"
 TRAIN += " --schedule cosine --flip"
@@ -206,27 +209,29 @@ class Page:
 @contextmanager
 def browser() -> Iterator[Page | None]:
     """Chromium without a window, where it is installed."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
+    if not CHROMIUM or not DRIVER:
         print("chromium or its driver is not installed: the pictures of pages stay as they are")
         yield None
         return
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless=new",
-        "--disable-dev-shm-usage",
-        *(["--no-sandbox"] if os.geteuid() == 0 else []),
-    ):
-        options.add_argument(argument)
-    running = webdriver.Chrome(options, Service(driver))
+    running = chrome()
     try:
         yield Page(running)
     finally:
         running.quit()
+
+
+def chrome(*flags: str) -> Any:
+    """Chromium without a window, started with these flags and some of its own; a selenium driver."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    for flag in ("--headless=new", "--disable-dev-shm-usage", *root, *flags):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options, Service(DRIVER))
 
 
 def terminal(text: str) -> Image.Image:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from readme_pictures import CHROMIUM, DRIVER, chrome
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -20,9 +20,6 @@ from serving import Server, picture, serving, write_run
 from small_models import CLASSES
 
 from resnext_jax import load_run, runs
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 
 pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="chromium or its driver is not installed")
 
@@ -66,14 +63,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    for argument in ("--headless=new", "--disable-dev-shm-usage", *root, *camera):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(DRIVER))
+    driver = chrome("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
     yield Browser(driver)
     driver.quit()
 

@@ -55,9 +55,10 @@ class Overhead:
 
 def step_seconds(history: list[dict[str, float]]) -> float:
     """Time of a step in the fastest epoch but the first."""
-    parts = ("data_seconds", "dispatch_seconds", "device_seconds")
+    from resnext_jax.training.trainer import PARTS
+
     steps = history[0]["step"]
-    return min(sum(row[part] for part in parts) for row in history[1:]) / steps
+    return min(sum(row[f"{part}_seconds"] for part in PARTS) for row in history[1:]) / steps
 
 
 def loop_and_bare_step(options: Overhead, folder: Path) -> tuple[float, float]:

@@ -40,12 +40,8 @@ def measure_rates(dtype: str) -> Rates:
     pixels, inputs, outputs = 4096, 1024, 1024
     x = jax.random.normal(jax.random.key(0), (1, 64, pixels // 64, inputs), dtype)
     w = jax.random.normal(jax.random.key(1), (1, 1, inputs, outputs), dtype)
-    convolve = partial(
-        ops.conv_general_dilated,
-        window_strides=(1, 1),
-        padding="VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    case = LayerCase(x.shape, w.shape, (1, 1), ((0, 0), (0, 0)), 1, train=False, dtype=dtype)
+    convolve = partial(ops.conv_general_dilated, **case.arguments)
     seconds = min(
         _least_seconds(convolve, x, w), _least_seconds(jnp.matmul, x.reshape(pixels, inputs), w[0, 0])
     )

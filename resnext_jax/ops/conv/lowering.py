@@ -57,8 +57,8 @@ def choose(operator: Operator, spec: ConvSpec, lanes: int, *, multiplies_bfloat1
 def _is_faster_in_cpp(operator: Operator, spec: ConvSpec, lanes: int) -> bool:
     """Whether the C++ kernels are faster than XLA, for a window of several pixels.
 
-    XLA's own is slow for groups and for kernel gradients. Else it is faster where the result's channels leave
-    a vector half filled.
+    XLA is slow for groups and for kernel gradients. Else it is faster where the result's channels do not fill
+    the last vector.
     """
     width = spec.group_inputs if operator == "input_grad" else spec.group_outputs
     return spec.groups > 1 or operator == "kernel_grad" or width % lanes == 0

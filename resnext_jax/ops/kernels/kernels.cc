@@ -30,6 +30,8 @@ std::string Text(Sizes sizes) {
   return text + "]";
 }
 
+bool Equal(Sizes a, Sizes b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+
 bool AllAtLeast(int64_t least, Sizes sizes) {
   return std::all_of(sizes.begin(), sizes.end(), [=](int64_t size) { return size >= least; });
 }
@@ -116,7 +118,7 @@ ffi::Error ConvThen(ffi::ThreadPool pool, const Window& window, bool relu, Array
   conv::Shape s;
   ffi::Error error = ReadShape(x.dimensions(), w.dimensions(), y->dimensions(), window, s);
   if (error.success()) error = CheckChannels(y->dimensions(), {scale.dimensions(), shift.dimensions()});
-  if (error.success() && shortcut && Text(shortcut->dimensions()) != Text(y->dimensions()))
+  if (error.success() && shortcut && !Equal(shortcut->dimensions(), y->dimensions()))
     error = ffi::Error::InvalidArgument("convolution to y " + Text(y->dimensions()) + " with a shortcut " +
                                         Text(shortcut->dimensions()) + ": expected the same shape");
   if (error.success())
