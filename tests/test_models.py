@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from resnext_jax import ops
 from resnext_jax.models import (
     VARIANTS,
     BatchNorm,
+    Layers,
     ResNetConfig,
     abstract_model,
     build_model,
@@ -21,6 +23,7 @@ from resnext_jax.models import (
     trainable_mask,
 )
 from resnext_jax.models.keys import Keys
+from resnext_jax.models.layers import conv_norm
 
 # `num_params` of torchvision's weight metadata (models/resnet.py) at 1000 classes.
 TORCHVISION_PARAMETERS = {
@@ -163,6 +166,30 @@ def test_batch_norm_follows_torch_in_training():
         np.testing.assert_allclose(called(ours, x), y, atol=1e-5)
     np.testing.assert_allclose(ours.mean, theirs.running_mean, rtol=1e-5)
     np.testing.assert_allclose(ours.var, theirs.running_var, rtol=1e-5)
+
+
+@pytest.mark.parametrize("convolution", [ops.conv_general_dilated, jax.lax.conv_general_dilated])
+def test_a_bias_before_a_batch_norm_is_left_out_in_training_and_kept_in_the_running_mean(convolution):
+    rng = np.random.default_rng(0)
+    config = ResNetConfig("bottleneck", (1,), conv_bias=True)
+    layers = Layers(config=config, rngs=nnx.Rngs(0), conv_general_dilated=convolution)
+    conv, norm = layers.conv(3, 8, 3), layers.norm(8)
+    assert conv.bias is not None
+    conv.bias.set_value(jnp.asarray(rng.normal(0, 3, 8), jnp.float32))
+    x = jnp.asarray(rng.normal(1, 2, (4, 5, 5, 3)), jnp.float32)
+
+    def loss(conv, norm):
+        y = conv_norm(conv, norm, x, act="relu", shortcut=jnp.ones(8))
+        return jnp.sum(jnp.sin(y)), y
+
+    (_, y), grads = nnx.jit(nnx.value_and_grad(loss, has_aux=True))(conv, norm)
+    z = np.asarray(conv(x), np.float64)  # nnx adds the bias
+    mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
+    np.testing.assert_allclose(y, np.maximum((z - mean) / np.sqrt(var + 1e-5) + 1, 0), atol=1e-5)
+    np.testing.assert_allclose(norm.mean, 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(norm.var, 0.9 + 0.1 * z.var((0, 1, 2), ddof=1), rtol=1e-4)
+    assert not np.any(grads["bias"])
+    assert np.any(grads["kernel"])
 
 
 def test_batch_norm_variance_survives_a_large_mean():

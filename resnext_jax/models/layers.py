@@ -38,20 +38,36 @@ def conv_norm(
     """
     # Another convolution than ours was put in its place, to be compared or counted: it is left there.
     replaced = conv.conv_general_dilated is not ops.conv_general_dilated
-    if replaced or not isinstance(norm, BatchNorm) or not norm.use_running_average:
-        if shortcut is None:
-            return norm(conv(x), act=act)
-        y = norm(conv(x)) + shortcut
-        return y if act is None else ACTIVATIONS[act](y)
-    relu = act == "relu"
-    scale, shift = norm.scale_and_shift()
-    shift = shift if conv.bias is None else shift + scale * conv.bias[...]
-    x, kernel = x.astype(conv.dtype), conv.kernel[...].astype(conv.dtype)
-    # As `Layers.conv` makes them; nnx takes other forms of them too.
-    window: Any = {"window_strides": conv.strides, "padding": conv.padding}
-    groups = conv.feature_group_count
-    y = ops.conv_affine(x, kernel, scale, shift, shortcut, relu=relu, feature_group_count=groups, **window)
-    return y if act is None or relu else ACTIVATIONS[act](y)
+    if isinstance(norm, BatchNorm) and norm.use_running_average and not replaced:
+        relu = act == "relu"
+        scale, shift = norm.scale_and_shift()
+        shift = shift if conv.bias is None else shift + scale * conv.bias[...]
+        x, kernel, window = _without_bias(conv, x)
+        y = ops.conv_affine(x, kernel, scale, shift, shortcut, relu=relu, **window)
+        return y if act is None or relu else ACTIVATIONS[act](y)
+    own_act = act if shortcut is None else None
+    if isinstance(norm, BatchNorm) and not norm.use_running_average and conv.bias is not None:
+        # The norm takes the mean away, and the bias with it: adding it, and summing its gradient, which is
+        # zero, would take as long as the convolution in bfloat16 on CPU.
+        x, kernel, window = _without_bias(conv, x)
+        y = conv.conv_general_dilated(x, kernel, dimension_numbers=ops.DIMENSION_NUMBERS, **window)
+        y = norm(y, act=own_act, left_out=conv.bias[...])
+    else:
+        y = norm(conv(x), act=own_act)
+    if shortcut is None:
+        return y
+    y = y + shortcut
+    return y if act is None else ACTIVATIONS[act](y)
+
+
+def _without_bias(conv: nnx.Conv, x: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    """Input and kernel of a convolution as `Layers.conv` makes it, in its type, and its window."""
+    window: dict[str, Any] = {  # nnx takes other forms of strides and padding too
+        "window_strides": conv.strides,
+        "padding": conv.padding,
+        "feature_group_count": conv.feature_group_count,
+    }
+    return x.astype(conv.dtype), conv.kernel[...].astype(conv.dtype), window
 
 
 @dataclass(frozen=True, kw_only=True)

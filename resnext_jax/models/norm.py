@@ -71,15 +71,25 @@ class BatchNorm(nnx.BatchNorm):
 
     # Without nnx's `mask`, which torch does not have.
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: jax.Array, use_running_average: bool | None = None, *, act: str | None = None
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        act: str | None = None,
+        left_out: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalise [N, H, W, C], and activate by `act` if given; in training move the running statistics."""
+        """Normalise [N, H, W, C], and activate by `act` if given; in training move the running statistics.
+
+        `left_out` [C], in training: was not added to x, as the batch's own mean would take it away again;
+        the running mean has it.
+        """
         use_running = self.use_running_average if use_running_average is None else use_running_average
         assert self.scale is not None
         assert self.bias is not None  # both are always made
         scale, bias = self.scale[...], self.bias[...]
         relu = act == "relu"  # which the operator does in the same pass over x
         if use_running:
+            assert left_out is None
             factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * scale
             y = (x.astype(jnp.float32) - self.mean[...]) * factor + bias
             y = nnx.relu(y) if relu else y
@@ -88,6 +98,7 @@ class BatchNorm(nnx.BatchNorm):
             devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
             count = devices * (x.size // x.shape[-1])
             unbiased = var * (count / max(count - 1, 1))
+            mean = mean if left_out is None else mean + left_out
             # Not by index: jax 0.10 then takes longer under a trace, the longer the program is.
             self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
             self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)

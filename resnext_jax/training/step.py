@@ -101,8 +101,9 @@ def make_train_step(
         nothing = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, zero_sums(loss.num_classes)
         parts = (x.reshape(accumulate, -1, *x.shape[1:]) for x in (images, targets, labels, mask, positions))
         grads, batch_stats, more_sums = reduce(add_part, zip(*parts, strict=True), nothing)
-        grads, more_sums = jax.lax.psum((grads, more_sums), AXIS)
-        batch_stats = jax.lax.pmean(batch_stats, AXIS)
+        if jax.lax.axis_size(AXIS) > 1:  # XLA's CPU backend copies the gradients to sum those of one device
+            grads, more_sums = jax.lax.psum((grads, more_sums), AXIS)
+            batch_stats = jax.lax.pmean(batch_stats, AXIS)
 
         norm, old = optax.tree.norm(grads), state
 
