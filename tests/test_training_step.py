@@ -1,19 +1,24 @@
 """Training step: the same numbers on any number of devices, under pmap and shard_map, and as torch's."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax import export
+from jax.sharding import Mesh, PartitionSpec
 
 from resnext_jax.data import Preprocessing
 from resnext_jax.data.augment import AugmentConfig, make_augment
 from resnext_jax.devices import AXIS, DataParallel
 from resnext_jax.inference import make_eval_step
 from resnext_jax.inference.metrics import mean_metrics, means, metric_names, metric_sums, zero_sums
-from resnext_jax.models import build_model
+from resnext_jax.models import abstract_model, build_model
 from resnext_jax.models.trees import merge_model, split_model
+from resnext_jax.ops import cpp_kernels
 from resnext_jax.training.config import TrainConfig
 from resnext_jax.training.loss import Loss
 from resnext_jax.training.optimizer import make_optimizer, make_schedule
@@ -241,3 +246,22 @@ def test_model_survives_split_and_merge(tiny):
     np.testing.assert_array_equal(called(merge_model(*split_model(model)), images), called(model, images))
     assert isinstance(split_model(model)[1]["layer1"]["0"], dict)
     assert nnx.graphdef(model) == split_model(model)[0]
+
+
+def test_steps_for_accelerators_call_nothing_of_the_cpu():
+    model = abstract_model("resnext14_32x4d", num_classes=CLASSES, dtype=jnp.bfloat16)
+    graphdef, params, batch_stats = split_model(model)
+    state = jax.eval_shape(lambda p, s: create_state(p, s, SGD, seed=5), params, batch_stats)
+    step = make_train_step(graphdef, SGD, NORMALIZE, AUGMENT, Loss(CLASSES))
+    whole = {"mesh": Mesh(jax.devices()[:1], AXIS), "in_specs": PartitionSpec(), "out_specs": PartitionSpec()}
+    mapped = jax.jit(jax.shard_map(step, check_vma=False, **whole))
+    batch = make_batch(2) | {"image": np.zeros((2, 32, 32, 3), np.uint8)}
+    arguments = state, zero_sums(CLASSES), batch
+    traced = mapped.trace(*arguments)
+    lowered = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "tpu", "cpu")}
+    exported = export.export(mapped, platforms=["cuda", "tpu"])(*arguments).mlir_module()
+    for program in (lowered["cuda"], lowered["tpu"], exported):
+        assert "stablehlo.convolution" in program
+        assert set(re.findall(r"custom_call @([\w.$]+)", program)) <= {"Sharding"}
+    # Where there are kernels for it, the CPU's is what the others would have leaked.
+    assert ("custom_call @resnext_jax." in lowered["cpu"]) == (cpp_kernels.lanes() > 0)

@@ -36,9 +36,7 @@ def conv_norm(
 
     In evaluation a batch norm is a scale and a shift for each channel, and one operator computes it all.
     """
-    # Another convolution than ours was put in its place, to be compared or counted: it is left there.
-    replaced = conv.conv_general_dilated is not ops.conv_general_dilated
-    if isinstance(norm, BatchNorm) and norm.use_running_average and not replaced:
+    if isinstance(norm, BatchNorm) and norm.use_running_average and _is_ours(conv):
         relu = act == "relu"
         scale, shift = norm.scale_and_shift()
         shift = shift if conv.bias is None else shift + scale * conv.bias[...]
@@ -68,6 +66,28 @@ def _without_bias(conv: nnx.Conv, x: jax.Array) -> tuple[jax.Array, jax.Array, d
         "feature_group_count": conv.feature_group_count,
     }
     return x.astype(conv.dtype), conv.kernel[...].astype(conv.dtype), window
+
+
+def conv_norm_pool(conv: nnx.Conv, norm: Callable[..., jax.Array], x: jax.Array, *, act: str) -> jax.Array:
+    """Max pooling, 3x3 with stride 2, of act(norm(conv(x))), a convolution of stride 2; [N, H, W, C].
+
+    In training one operator computes it all.
+    """
+    plain = not _is_ours(conv) or conv.bias is not None or act != "relu"
+    if plain or not isinstance(norm, BatchNorm) or norm.use_running_average:
+        return ops.max_pool(conv_norm(conv, norm, x, act=act), (3, 3), (2, 2), ((1, 1), (1, 1)))
+    assert norm.scale is not None
+    assert norm.bias is not None
+    vectors = norm.scale[...], norm.bias[...]
+    y, mean, var = ops.stem(x.astype(conv.dtype), conv.kernel[...], *vectors, norm.epsilon, norm.axis_name)
+    n, *size, _ = x.shape
+    norm.follow(mean, var, n * math.prod(-(-length // 2) for length in size))
+    return y
+
+
+def _is_ours(conv: nnx.Conv) -> bool:
+    """Whether no other convolution was put in its place, to be compared or counted: that is left there."""
+    return conv.conv_general_dilated is ops.conv_general_dilated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,15 +95,23 @@ class BatchNorm(nnx.BatchNorm):
             y = nnx.relu(y) if relu else y
         else:
             y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.axis_name, relu)
-            devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
-            count = devices * (x.size // x.shape[-1])
-            unbiased = var * (count / max(count - 1, 1))
             mean = mean if left_out is None else mean + left_out
-            # Not by index: jax 0.10 then takes longer under a trace, the longer the program is.
-            self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
-            self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)
+            self.follow(mean, var, x.size // x.shape[-1])
         y = y.astype(self.dtype or x.dtype)
         return y if act is None or relu else ACTIVATIONS[act](y)
+
+    def follow(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        """Move the running statistics towards a batch's.
+
+        Args:
+            mean, var: of the batch, [C]; the variance is biased.
+            count: numbers that each channel has on this device.
+        """
+        count *= 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+        unbiased = var * (count / max(count - 1, 1))
+        # Not by index: jax 0.10 then takes longer under a trace, the longer the program is.
+        self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
+        self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)
 
     def scale_and_shift(self) -> tuple[jax.Array, jax.Array]:
         """What the norm is in evaluation: x scale + shift, [C] each, float32."""

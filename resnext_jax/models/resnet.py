@@ -16,7 +16,17 @@ from flax import nnx
 from resnext_jax import ops
 from resnext_jax.errors import BadInput
 from resnext_jax.models.keys import Keys
-from resnext_jax.models.layers import DropPath, Init, Layers, blur, conv_norm, identity, linear_head, mean_2x2
+from resnext_jax.models.layers import (
+    DropPath,
+    Init,
+    Layers,
+    blur,
+    conv_norm,
+    conv_norm_pool,
+    identity,
+    linear_head,
+    mean_2x2,
+)
 from resnext_jax.models.network import Network
 from resnext_jax.models.norm import ACTIVATIONS
 from resnext_jax.models.variants import Channels, ResNetConfig
@@ -237,13 +247,20 @@ class ResNet(Network):
 
     def stem(self, images: jax.Array) -> jax.Array:
         """First convolutions and, but for CIFAR stems, pooling."""
+        config, conv, norm = self.config, self.conv1, self.bn1
+        pools_largest = config.stem == "imagenet" and self.maxpool is None and config.anti_alias is None
+        if pools_largest and isinstance(conv, nnx.Conv) and norm is not None:
+            return conv_norm_pool(conv, norm, self._checked(images), act=config.activation)
         return self.stem_pool(self.stem_conv(images))
+
+    def _checked(self, images: jax.Array) -> jax.Array:
+        if images.ndim != 4 or images.shape[-1] != self.in_channels:
+            raise BadInput(f"images of shape {images.shape}: expected [N, H, W, {self.in_channels}]")
+        return images.astype(self.dtype)
 
     def stem_conv(self, images: jax.Array) -> jax.Array:
         """The part of the stem before its pooling: convolutions, norm and activation."""
-        if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise BadInput(f"images of shape {images.shape}: expected [N, H, W, {self.in_channels}]")
-        x, act = images.astype(self.dtype), self.config.activation
+        x, act = self._checked(images), self.config.activation
         if isinstance(self.conv1, nnx.List):
             conv1, bn1, _, conv2, bn2, _, conv3 = self.conv1
             x = conv_norm(conv1, bn1, x, act=act)

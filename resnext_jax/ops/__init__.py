@@ -6,6 +6,7 @@ from resnext_jax.ops.conv_affine import PARTS, conv_affine
 from resnext_jax.ops.grouped_conv import conv_general_dilated
 from resnext_jax.ops.host_memory import keep_freed_memory, keep_freed_memory_on_cpu
 from resnext_jax.ops.max_pool import max_pool
+from resnext_jax.ops.stem import stem
 
 __all__ = [
     "DIMENSION_NUMBERS",
@@ -15,6 +16,7 @@ __all__ = [
     "conv_general_dilated",
     "keep_freed_memory",
     "max_pool",
+    "stem",
 ]
 
 # Here, and not when an operator is first used: by then the threads of JAX's CPU backend have begun.
