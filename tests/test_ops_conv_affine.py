@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from arrays import assert_close, convolutions, convolve_in_numpy, normal
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 from small_models import small_model
@@ -46,6 +46,38 @@ def test_values(case, dtype, joins, relu):
     # Where bfloat16 has no kernel, the convolution is rounded before it is scaled.
     atol = TOLERANCE[dtype] * (1 + np.abs(y).max() * np.abs(np.asarray(scale)).max())
     np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=TOLERANCE[dtype], atol=atol)
+
+
+@st.composite
+def pointwise(draw):
+    """Windows of one pixel: channels in one block and several, panels that are full or not, any stride."""
+    inputs = draw(st.sampled_from([1, 3, 16, 40, 64, 300, 513, 1100]))
+    outputs = draw(st.sampled_from([1, 7, 16, 24, 32, 33, 64, 200]))
+    strides = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    size = draw(st.tuples(st.integers(1, 23), st.integers(1, 23)))
+    return (draw(st.sampled_from([1, 2, 5])), *size, inputs), outputs, strides
+
+
+@pytest.mark.skipif(cpp_kernels.lanes() == 0, reason="no C++ compiler")
+@given(pointwise(), st.booleans(), st.booleans())
+@example(((1, 150, 150, 33), 192, (1, 1)), True, True)  # a result that no cache keeps
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_kernel_of_one_pixel(case, joins, relu):
+    """Called directly, as other lowerings serve some of these."""
+    x_shape, outputs, strides = case
+    result = [(length - 1) // stride + 1 for length, stride in zip(x_shape[1:3], strides, strict=True)]
+    y = jax.ShapeDtypeStruct((x_shape[0], *result, outputs), jnp.float32)
+    x, w, shortcut = normal(x_shape), normal((1, 1, x_shape[3], outputs), 1), normal(y.shape, 2)
+    scale, shift = (normal((outputs,), seed) for seed in (3, 4))
+    window = {"strides": strides, "padding": (0, 0), "dilation": (1, 1)}
+    window = {name: np.array(pair, np.int64) for name, pair in window.items()}
+    target = cpp_kernels.target("conv_then_join" if joins else "conv_then_norm")
+    operands = (x, w, shortcut, scale, shift) if joins else (x, w, scale, shift)
+    actual = jax.ffi.ffi_call(target, y)(*operands, **window, relu=np.bool_(relu))
+    x, w, shortcut, scale, shift = (np.asarray(a, np.float64) for a in (x, w, shortcut, scale, shift))
+    expected = x[:, :: strides[0], :: strides[1]] @ w[0, 0] * scale + shift
+    expected = expected + shortcut if joins else expected
+    assert_close(actual, (np.maximum(expected, 0) if relu else expected).astype(np.float32))
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

@@ -1,6 +1,7 @@
 """Which lowering computes what on CPU: the rows of the table in `ops/README.md`."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,24 @@ def test_choice(name):
     operators = ("forward", "input_grad", "kernel_grad")
     assert [choose(operator, convolution, 16) for operator in operators] == with_kernels.split()
     assert [choose(operator, convolution, 0) for operator in operators] == without.split()
+
+
+FOLLOWED = {
+    "1x1": (spec(56, 64, 256, window=1), "cpp"),
+    "1x1, stride 2": (spec(28, 512, 1024, window=1, stride=2), "cpp"),
+    "1x1, many channels": (spec(14, 1024, 256, window=1), "dot"),
+    "1x1, many channels of few pixels": (spec(7, 2048, 512, window=1, batch=1), "cpp"),
+    "1x1, channels that fill no vector": (spec(56, 64, 20, window=1), "dot"),
+    "1x1 with padding": (replace(spec(56, 64, 256, window=1), padding=((1, 1), (1, 1))), "dot"),
+    "3x3": (spec(56, 64, 64), "cpp"),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_choice_of_what_a_norm_follows(name):
+    convolution, expected = FOLLOWED[name]
+    assert choose("forward", convolution, 16, is_followed=True) == expected
+    assert choose("forward", convolution, 0, is_followed=True) in ("dot", "native")
 
 
 def test_readme_has_a_row_for_every_lowering():

@@ -114,7 +114,7 @@ def _batch(operands: Sequence[jax.Array], axes: Sequence[int | None], **params: 
 def _lower_on_cpu(context: mlir.LoweringRuleContext, *operands: Any, spec: ConvSpec, relu: bool) -> Any:
     arrays = len(operands) - 2
     suffix = cpp_kernels.suffix_of(context, arrays)
-    if lowering.choose_on_cpu("forward", spec, suffix) == "cpp":
+    if lowering.choose_on_cpu("forward", spec, suffix, is_followed=True) == "cpp":
         kernel = "conv_then_norm" if arrays == 2 else "conv_then_join"
         attributes = lowering.window_attributes(spec)
         return cpp_kernels.lower(f"{kernel}{suffix}", context, *operands, relu=relu, **attributes)

@@ -26,7 +26,14 @@ VARIABLE = "RESNEXT_JAX_GROUPED"
 ACCELERATORS = {"tpu": "merged", "cuda": "native", "rocm": "native"}
 
 
-def choose(operator: Operator, spec: ConvSpec, lanes: int, *, multiplies_bfloat16: bool = False) -> Lowering:
+def choose(
+    operator: Operator,
+    spec: ConvSpec,
+    lanes: int,
+    *,
+    multiplies_bfloat16: bool = False,
+    is_followed: bool = False,
+) -> Lowering:
     """The lowering that computes an operator on CPU.
 
     Args:
@@ -34,6 +41,7 @@ def choose(operator: Operator, spec: ConvSpec, lanes: int, *, multiplies_bfloat1
         spec: the convolution.
         lanes: floats in a vector of the C++ kernels; 0 if the program may not call them.
         multiplies_bfloat16: whether the operands are bfloat16 and the C++ kernels multiply that.
+        is_followed: whether a C++ kernel would also do what follows the convolution (`conv_affine`).
 
     Returns:
         "cpp" (a C++ kernel), "dot" (one matrix product), "merged" (one dense convolution for each block of
@@ -43,8 +51,11 @@ def choose(operator: Operator, spec: ConvSpec, lanes: int, *, multiplies_bfloat1
         return "cpp"  # of every shape
     has_cpp = lanes > 0 and _is_faster_in_cpp(operator, spec, lanes)
     if spec.kernel_shape[:2] == (1, 1) and spec.groups == 1:
-        # XLA does matrix products well, but it cannot divide a sum over many pixels among threads.
-        return "cpp" if has_cpp and operator == "kernel_grad" and _sums_many_pixels(spec) else "dot"
+        # XLA does matrix products well, but it cannot divide a sum over many pixels among threads, and what
+        # follows a product reads and writes memory again.
+        if operator == "kernel_grad":
+            return "cpp" if has_cpp and _sums_many_pixels(spec) else "dot"
+        return "cpp" if has_cpp and is_followed and _is_bound_by_memory(spec, lanes) else "dot"
     if has_cpp:
         return "cpp"
     if spec.groups > 1:
@@ -68,6 +79,15 @@ def _sums_many_pixels(spec: ConvSpec) -> bool:
     """Whether a 1x1 kernel's gradient adds up all pixels of x, more than it has rows or columns."""
     x, y = spec.input_shape, spec.output_shape
     return x[:3] == y[:3] and math.prod(x[:3]) > max(x[3], y[3])
+
+
+def _is_bound_by_memory(spec: ConvSpec, lanes: int) -> bool:
+    """Whether a 1x1 convolution waits for memory: pixels of few channels, or the weights of few pixels.
+
+    XLA does the arithmetic of others as fast. This was measured with 16 lanes; the kernel takes no padding.
+    """
+    is_waiting = spec.input_shape[3] < 1024 or math.prod(spec.output_shape[:3]) < 128
+    return lanes == 16 and is_waiting and spec.padding == ((0, 0), (0, 0))
 
 
 def _is_smaller_than_window(operator: Operator, spec: ConvSpec) -> bool:
@@ -118,12 +138,15 @@ def _lower(operator: Operator, context: mlir.LoweringRuleContext, a: Any, b: Any
     return mlir.lower_fun(function, multiple_results=False)(context, a, b)
 
 
-def choose_on_cpu(operator: Operator, spec: ConvSpec, suffix: str | None) -> Lowering:
+def choose_on_cpu(
+    operator: Operator, spec: ConvSpec, suffix: str | None, *, is_followed: bool = False
+) -> Lowering:
     """`choose` for the operands of a program, which `cpp_kernels.suffix_of` has looked at."""
     if suffix == "_bf16" and not cpp_kernels.multiplies_bfloat16():
         suffix = None
     lanes = 0 if suffix is None else cpp_kernels.lanes()
-    return choose(operator, spec, lanes, multiplies_bfloat16=suffix == "_bf16")
+    is_bfloat16 = suffix == "_bf16"
+    return choose(operator, spec, lanes, multiplies_bfloat16=is_bfloat16, is_followed=is_followed)
 
 
 def window_attributes(spec: ConvSpec) -> dict[str, np.ndarray]:

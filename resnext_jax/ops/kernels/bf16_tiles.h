@@ -13,10 +13,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "buffer.h"
 #include "conv_target.h"
 
 #if defined(__AMX_BF16__) && defined(__linux__)
@@ -34,27 +33,7 @@ constexpr int64_t kTile = 16;                // half of that: rows or columns of
 constexpr int64_t kPacked = kSide * kSide;   // values of a step's packed columns
 constexpr int64_t kProduct = kSide * kSide;  // sums of a product
 
-// Memory for values, in whole cache lines: a tile that is loaded across them takes twice as long. It grows,
-// and keeps nothing when it does.
-class Buffer {
- public:
-  Value* Reserve(int64_t count) {
-    if (count > count_) {
-      data_.reset(static_cast<Value*>(operator new(count * sizeof(Value), kLine)));
-      count_ = count;
-    }
-    return data_.get();
-  }
-  Value* data() const { return data_.get(); }
-
- private:
-  static constexpr std::align_val_t kLine{64};
-  struct Free {
-    void operator()(Value* data) const { operator delete(data, kLine); }
-  };
-  std::unique_ptr<Value, Free> data_;
-  int64_t count_ = 0;
-};
+using Buffer = ::Buffer<Value>;
 
 // Where one step reads, in values from where the product reads.
 struct Step {

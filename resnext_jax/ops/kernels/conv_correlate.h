@@ -9,9 +9,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <vector>
 
+#include "buffer.h"
+#include "conv_pointwise.h"
 #include "conv_shape.h"
 #include "conv_slab.h"
 #include "conv_target.h"
@@ -94,17 +95,16 @@ struct CorrelateItem {
 };
 
 // The weights of each panel, [taps, depth of a group, lanes]. Those of lanes without a channel are 0.
-inline std::unique_ptr<float[]> PackWeights(ffi::ThreadPool& pool, const CorrelatePlan& plan,
-                                            const float* kernel) {
+inline Buffer<float> PackWeights(ffi::ThreadPool& pool, const CorrelatePlan& plan, const float* kernel) {
   const Shape& shape = plan.shape;
   const int64_t depth = plan.depth, width = plan.width, outputs = shape.y.c;
-  std::unique_ptr<float[]> packed(new float[plan.panels.size() * plan.panel_floats]);
+  Buffer<float> packed(plan.panels.size() * plan.panel_floats);
   ParallelFor(pool, plan.panels.size(), [&](int64_t p) {
     const int64_t lanes = plan.panels[p].lanes(), channel = plan.panels[p].channel;
     const int64_t channels = plan.panels[p].channels;
     for (int64_t k = 0; k < shape.taps(); ++k) {
       const float* tap = kernel + k * shape.inputs() * outputs;
-      float* out = packed.get() + p * plan.panel_floats + k * depth * lanes;
+      float* out = packed.data() + p * plan.panel_floats + k * depth * lanes;
       if (channels < lanes) std::fill_n(out, depth * lanes, 0.0f);
       if (!plan.transposed) {
         for (int64_t i = 0; i < depth; ++i)
@@ -201,11 +201,12 @@ void CorrelateOneItem(const CorrelatePlan& plan, const CorrelateItem& item, cons
 // y from x, or dx from dy if transposed.
 inline void Correlate(ffi::ThreadPool& pool, const Shape& shape, bool transposed, const float* source,
                       const float* kernel, const Target<float>& to) {
+  if (!transposed && IsPointwise(shape)) return Pointwise(pool, shape, source, kernel, to);
   const CorrelatePlan plan(shape, transposed, pool.num_threads());
-  const std::unique_ptr<float[]> packed = PackWeights(pool, plan, kernel);
+  const Buffer<float> packed = PackWeights(pool, plan, kernel);
   WithGroup(SharedWidth(shape.groups, plan.depth, plan.width), [&](auto group) {
     ParallelFor(pool, plan.items(), [&](int64_t index) {
-      CorrelateOneItem<group>(plan, CorrelateItem(plan, index), source, packed.get(), to);
+      CorrelateOneItem<group>(plan, CorrelateItem(plan, index), source, packed.data(), to);
     });
   });
 }

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "simd.h"
+
 namespace conv {
 
 // In evaluation, what follows a convolution is done before its results are stored: a batch norm as a scale
@@ -24,6 +26,14 @@ struct Target {
     return target;
   }
 };
+
+// What becomes of a vector of whole sums, whose first is of this place of the result and this channel, and of
+// which `count` are wanted.
+inline Vec Finish(const Target<float>& to, int64_t place, int64_t channel, int64_t count, Vec sum) {
+  if (to.scale) sum = sum * LoadFirst(to.scale + channel, count) + LoadFirst(to.shift + channel, count);
+  if (to.shortcut) sum += LoadFirst(to.shortcut + place, count);
+  return to.relu ? (sum < 0 ? Vec{} : sum) : sum;
+}
 
 }  // namespace conv
 

@@ -58,18 +58,6 @@ struct Tiles {
   bool finish;       // the sums are whole with these taps
 };
 
-// Stores a vector of sums of the panel's channels from `channel` on.
-inline void StoreSums(const Tiles& tiles, int64_t place, int64_t channel, Vec sum) {
-  const Target<float>& to = tiles.to;
-  const int64_t count = tiles.results - channel;
-  if (tiles.finish) {
-    if (to.scale) sum = sum * LoadFirst(to.scale + channel, count) + LoadFirst(to.shift + channel, count);
-    if (to.shortcut) sum += LoadFirst(to.shortcut + place + channel, count);
-    if (to.relu) sum = sum < 0 ? Vec{} : sum;
-  }
-  StoreFirst(to.result + place + channel, count, sum);
-}
-
 // sum[p] += (channel I of each group of pixel p) * weights[I], for I in [0, Group).
 template <int Group, int P, size_t... I>
 void AddGroups(Vec (&sum)[P][1], const float* const (&pixels)[P], int64_t offset, const float* weights,
@@ -106,7 +94,11 @@ void Tile(const Tiles& tiles, const Pixel* pixels) {
     }
   }
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < Vectors; ++v) StoreSums(tiles, pixels[p].result, v * kLanes, sum[p][v]);
+    for (int v = 0; v < Vectors; ++v) {
+      const int64_t place = pixels[p].result + v * kLanes, count = tiles.results - v * kLanes;
+      const Vec result = tiles.finish ? Finish(tiles.to, place, v * kLanes, count, sum[p][v]) : sum[p][v];
+      StoreFirst(tiles.to.result + place, count, result);
+    }
 }
 
 // Makes `count` <= P a constant.

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <utility>
 
-#if defined(__AVX512F__)
+#if defined(__SSE__)
 #include <immintrin.h>
 #endif
 
@@ -26,6 +26,24 @@ typedef uint16_t HalfVec __attribute__((vector_size(2 * kLanes)));
 
 inline Vec Load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void Store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+
+// Stores past the caches, which must be whole lines in the end. EndStreams comes before others may read them.
+inline void Stream(float* aligned, Vec v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(aligned, (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(aligned, (__m256)v);
+#elif defined(__SSE__)
+  _mm_stream_ps(aligned, (__m128)v);
+#else
+  Store(aligned, v);
+#endif
+}
+inline void EndStreams() {
+#if defined(__SSE__)
+  _mm_sfence();
+#endif
+}
 
 // The first `count` values; the others are 0, or stay as they are.
 inline Vec LoadFirst(const float* p, int64_t count) {
