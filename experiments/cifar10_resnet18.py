@@ -13,11 +13,10 @@ starts as torchvision's does. The source's (11,180,810) has an unpadded stem, bi
 shortcuts without norm, 3x3 average pooling and torch's default initialisation: resnet18_96px of networks.py,
 which --exact takes.
 Reported: 74.4 % on the test images, 228 s an epoch on a CPU.
-Ours, at 64 px with augmentation, all images, 20 epochs (2 cores of an Intel Xeon with AMX, bfloat16,
-2026-11-26): 87.2 %; the command is in experiments/README.md.
+Ours, as reported but in bfloat16 (2 cores of an Intel Xeon with AMX, 2026-11-26): 70.0 %, one seed, 182 s an
+epoch with both cores free. At 64 px with augmentation: 87.2 %; the command is in experiments/README.md.
 Ours, reduced (2 cores of an AMD EPYC (Zen 3), 2026-11-25):
-10,000 images at 32 px, 4 epochs, 3 seeds: 47.2 +- 1.4 %, half a
-minute an epoch. See experiments/README.md; the full size was not run yet.
+10,000 images at 32 px, 4 epochs, 3 seeds: 47.2 +- 1.4 %, half a minute an epoch. See experiments/README.md.
 """
 
 from pathlib import Path

@@ -9,6 +9,7 @@ Hardware: any. Expected: the tables as they are in experiments/README.md.
 """
 
 import json
+import re
 import shlex
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -111,14 +112,16 @@ def tables() -> str:
         "in training | runs | images | epochs | time a run |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    in_order = sorted(groups.items(), key=lambda item: full_size(item[0]) not in FULL)
     on_all, on_some = (
-        [row(command, group) for command, group in groups.items() if ("--train-limit" in command) is limited]
+        [row(command, group) for command, group in in_order if ("--train-limit" in command) is limited]
         for limited in (False, True)
     )
+    done = set(map(full_size, groups))
     waiting = [
         f"| `python experiments/{command}` | {reported} |"
         for command, reported in FULL.items()
-        if command not in groups
+        if command not in done
     ]
     return "\n".join(
         [
@@ -127,6 +130,11 @@ def tables() -> str:
             *("Not run as reported yet:", "", "| full size | reported |", "|---|---:|", *waiting),
         ]
     )
+
+
+def full_size(command: str) -> str:
+    """A command without its compute type, which changes the time alone."""
+    return re.sub(r" --dtype \w+", "", command)
 
 
 def row(command: str, group: list[Record]) -> str:
