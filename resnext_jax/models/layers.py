@@ -73,7 +73,9 @@ def conv_norm_pool(conv: nnx.Conv, norm: Callable[..., jax.Array], x: jax.Array,
 
     In training one operator computes it all.
     """
-    plain = not _is_ours(conv) or conv.bias is not None or act != "relu"
+    padded = [(size // 2,) * 2 for size in conv.kernel_size]
+    standard = conv.strides == (2, 2) and conv.padding == padded and conv.feature_group_count == 1
+    plain = not (standard and _is_ours(conv)) or conv.bias is not None or act != "relu"
     if plain or not isinstance(norm, BatchNorm) or norm.use_running_average:
         return ops.max_pool(conv_norm(conv, norm, x, act=act), (3, 3), (2, 2), ((1, 1), (1, 1)))
     assert norm.scale is not None

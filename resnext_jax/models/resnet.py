@@ -248,7 +248,10 @@ class ResNet(Network):
     def stem(self, images: jax.Array) -> jax.Array:
         """First convolutions and, but for CIFAR stems, pooling."""
         config, conv, norm = self.config, self.conv1, self.bn1
-        pools_largest = config.stem == "imagenet" and self.maxpool is None and config.anti_alias is None
+        is_own = (type(self).stem_conv, type(self).stem_pool) == (ResNet.stem_conv, ResNet.stem_pool)
+        pools_largest = (
+            is_own and config.stem == "imagenet" and self.maxpool is None and config.anti_alias is None
+        )
         if pools_largest and isinstance(conv, nnx.Conv) and norm is not None:
             return conv_norm_pool(conv, norm, self._checked(images), act=config.activation)
         return self.stem_pool(self.stem_conv(images))
