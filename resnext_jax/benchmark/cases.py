@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from resnext_jax import models
+from resnext_jax import models, ops
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LayerCase:
         return {
             "window_strides": self.strides,
             "padding": self.padding,
-            "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+            "dimension_numbers": ops.DIMENSION_NUMBERS,
             "feature_group_count": self.groups,
         }
 

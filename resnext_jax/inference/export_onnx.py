@@ -16,6 +16,7 @@ import onnx
 from jax import export as jax_export
 from onnx import TensorProto, helper, numpy_helper
 
+from resnext_jax import ops
 from resnext_jax.errors import BadInput
 from resnext_jax.inference.program import Operation, Value, trace
 
@@ -151,7 +152,7 @@ def _conv(graph: Graph, operation: Operation) -> str:
         strides, padding, dilation, groups = spec.strides, spec.padding, spec.dilation, spec.groups
     else:
         p = operation.params
-        layout = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
+        layout = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ops.DIMENSION_NUMBERS)
         if p["dimension_numbers"] != layout or p["batch_group_count"] != 1 or set(p["lhs_dilation"]) != {1}:
             raise BadInput(f"ONNX: a convolution of another kind than [N, H, W, C] with a plain window: {p}")
         strides, padding, dilation, groups = (

@@ -68,16 +68,17 @@ def _without_bias(conv: nnx.Conv, x: jax.Array) -> tuple[jax.Array, jax.Array, d
     return x.astype(conv.dtype), conv.kernel[...].astype(conv.dtype), window
 
 
-def conv_norm_pool(conv: nnx.Conv, norm: Callable[..., jax.Array], x: jax.Array, *, act: str) -> jax.Array:
-    """Max pooling, 3x3 with stride 2, of act(norm(conv(x))), a convolution of stride 2; [N, H, W, C].
-
-    In training one operator computes it all.
-    """
+def pools_in_one(conv: nnx.Conv, norm: BatchNorm, act: str) -> bool:
+    """Whether `conv_norm_pool` computes these layers: in training, as torchvision has them."""
     padded = [(size // 2,) * 2 for size in conv.kernel_size]
     standard = conv.strides == (2, 2) and conv.padding == padded and conv.feature_group_count == 1
-    plain = not (standard and _is_ours(conv)) or conv.bias is not None or act != "relu"
-    if plain or not isinstance(norm, BatchNorm) or norm.use_running_average:
-        return ops.max_pool(conv_norm(conv, norm, x, act=act), (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return (
+        standard and conv.bias is None and _is_ours(conv) and act == "relu" and not norm.use_running_average
+    )
+
+
+def conv_norm_pool(conv: nnx.Conv, norm: BatchNorm, x: jax.Array) -> jax.Array:
+    """Max pooling, 3x3 with stride 2, of relu(norm(conv(x))), in one operator; [N, H, W, C]."""
     assert norm.scale is not None
     assert norm.bias is not None
     vectors = norm.scale[...], norm.bias[...]

@@ -26,9 +26,10 @@ from resnext_jax.models.layers import (
     identity,
     linear_head,
     mean_2x2,
+    pools_in_one,
 )
 from resnext_jax.models.network import Network
-from resnext_jax.models.norm import ACTIVATIONS
+from resnext_jax.models.norm import ACTIVATIONS, BatchNorm
 from resnext_jax.models.variants import Channels, ResNetConfig
 
 
@@ -249,11 +250,15 @@ class ResNet(Network):
         """First convolutions and, but for CIFAR stems, pooling."""
         config, conv, norm = self.config, self.conv1, self.bn1
         is_own = (type(self).stem_conv, type(self).stem_pool) == (ResNet.stem_conv, ResNet.stem_pool)
-        pools_largest = (
-            is_own and config.stem == "imagenet" and self.maxpool is None and config.anti_alias is None
-        )
-        if pools_largest and isinstance(conv, nnx.Conv) and norm is not None:
-            return conv_norm_pool(conv, norm, self._checked(images), act=config.activation)
+        pools_largest = config.stem == "imagenet" and self.maxpool is None and config.anti_alias is None
+        if (
+            is_own
+            and pools_largest
+            and isinstance(conv, nnx.Conv)
+            and isinstance(norm, BatchNorm)
+            and pools_in_one(conv, norm, config.activation)
+        ):
+            return conv_norm_pool(conv, norm, self._checked(images))
         return self.stem_pool(self.stem_conv(images))
 
     def _checked(self, images: jax.Array) -> jax.Array:
