@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import resnext_jax.data.loading as loading
 from resnext_jax.console import Console
 from resnext_jax.data import (
     DataConfig,
@@ -143,6 +145,41 @@ def test_streamed_images_are_not_read_before_they_are_wanted(image_folder):
         images.gather([3, 4, 5])
 
 
+@pytest.mark.parametrize("budget_bytes", [0, 1 << 30])
+def test_bad_images_are_named_in_the_order_of_the_source(image_folder, monkeypatch, budget_bytes):
+    """Whichever thread is the first to find one; and some of the images are named as all of them are."""
+    source = open_dataset(str(image_folder)).split("all")
+    damage(image_folder, *source.keys[4:16])
+    decode, found = loading.decode, threading.Event()
+
+    def wait_for_a_later_one(image, key):
+        if key == source.keys[4]:
+            found.wait(10)
+        elif key == source.keys[15]:
+            found.set()
+        return decode(image, key)
+
+    monkeypatch.setattr(loading, "decode", wait_for_a_later_one)
+    monkeypatch.setattr(loading, "_CHUNK", 1)
+    expected = [f"{key}: " for key in source.keys[4:16]]
+
+    def named(reasons):
+        return [reason[: len(start)] for reason, start in zip(reasons, expected, strict=True)]
+
+    if budget_bytes:
+        with pytest.raises(BadImages) as caught:
+            load_images(source, SMALL, budget_bytes=budget_bytes)
+        assert named(caught.value.reasons) == expected
+        return
+    images = load_images(source, SMALL, budget_bytes=budget_bytes, workers=2)
+    with pytest.raises(BadImages) as caught:
+        images.read(np.arange(20))
+    assert named(caught.value.reasons) == named(images.why_bad()) == expected
+    part = images.subset(np.array([0, 15]))
+    with pytest.raises(BadImages, match=f"1 of 2 images cannot be read .*: {source.keys[15]}: "):
+        part.read([0, 1])
+
+
 def test_streamed_bad_images_are_replaced_in_training_and_masked_in_evaluation(image_folder, caplog):
     source = open_dataset(str(image_folder)).split("all")
     bad = [4, 5, 19]
@@ -185,9 +222,13 @@ def test_nothing_can_be_read(image_folder):
 
 def test_many_bad_images_are_not_all_logged(image_folder, caplog):
     source = open_dataset(str(image_folder)).split("all")
-    twice = Subset(source, np.tile(np.arange(20), 2))
-    images = load_images(twice, SMALL, budget_bytes=0, skip_bad=True)
-    images.keys = [f"{i}/{key}" for i, key in enumerate(images.keys)]
+
+    class Twice(Subset):
+        @property
+        def keys(self):
+            return [f"{i}/{key}" for i, key in enumerate(super().keys)]
+
+    images = load_images(Twice(source, np.tile(np.arange(20), 2)), SMALL, budget_bytes=0, skip_bad=True)
     damage(image_folder, *source.keys)
     images.gather(np.arange(40))
     assert len(images.bad) == 40

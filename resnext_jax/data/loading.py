@@ -76,7 +76,7 @@ class Images:
     ):
         self.classes = source.classes
         self.labels = np.asarray(source.labels, np.int32)
-        self.keys = list(source.keys)
+        self.keys = self._source_keys = list(source.keys)
         self.bad: dict[str, str] = {}
         self.checksums: np.ndarray | None = None
         self.skip_bad = skip_bad
@@ -104,6 +104,10 @@ class Images:
         """Bytes of images held in memory; 0 if they are streamed."""
         return 0 if self._cache is None else self._cache.nbytes
 
+    def why_bad(self) -> list[str]:
+        """Why images cannot be read, as `bad`, but in the order of the source; threads find them in any."""
+        return [self.bad[key] for key in dict.fromkeys(self._source_keys) if key in self.bad]
+
     def gather(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Some images, uint8 [n, S, S, 3], a copy; as `read`."""
         return self.read(indices)[0]
@@ -124,18 +128,11 @@ class Images:
         if self._cache is not None:
             return np.take(self._cache, rows, axis=0), np.ones(len(rows), bool)
         side = self._preprocessing.image_size
-        out, good = np.zeros((len(rows), side, side, 3), np.uint8), np.ones(len(rows), bool)
-        reasons: list[str] = []
-
-        def load(i: int) -> None:
-            if (reason := self._load(int(rows[i]), out[i])) is not None:
-                good[i] = False
-                reasons.append(reason)
-
-        for _ in self._pool.map(load, range(len(rows))):
-            pass
-        if reasons and not self.skip_bad:
-            raise BadImages(sorted(reasons), len(rows))
+        out = np.zeros((len(rows), side, side, 3), np.uint8)
+        reasons = list(self._pool.map(self._load, rows.tolist(), out))  # in the order of the images
+        good = np.array([reason is None for reason in reasons], bool)
+        if not (good.all() or self.skip_bad):
+            raise BadImages([reason for reason in reasons if reason is not None], len(rows))
         return out, good
 
     def subset(self, indices: np.ndarray) -> Images:
@@ -172,7 +169,7 @@ class Images:
 
     def _load(self, row: int, out: np.ndarray, checksums: np.ndarray | None = None) -> str | None:
         """Decode an image into its place; why that cannot be done, if it cannot."""
-        key = self.keys[row]
+        key = self._source_keys[row]
         try:
             image = self._source[row]["image"]
             if checksums is not None:
@@ -283,7 +280,7 @@ def check_readable(loaded: Sequence[Images], sources: Sequence[Source]) -> None:
         if images.skip_bad and len(lost):
             names = ", ".join(source.classes[label] for label in lost)
             raise BadInput(f"no readable image is left of {names}: every one was skipped")
-    reasons = [reason for images in loaded if not images.skip_bad for reason in images.bad.values()]
+    reasons = [reason for images in loaded if not images.skip_bad for reason in images.why_bad()]
     if reasons:
         raise BadImages(reasons, sum(len(source) for source in sources))
 

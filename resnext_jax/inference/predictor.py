@@ -199,7 +199,7 @@ class Predictor:
         while under_way:
             yield finish()
         if loaded.bad and not skip_bad:
-            raise BadImages(list(loaded.bad.values()), len(loaded))
+            raise BadImages(loaded.why_bad(), len(loaded))
 
     def features(
         self,

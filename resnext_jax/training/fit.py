@@ -244,8 +244,9 @@ def _begin_directory(setup: Setup, resuming: bool) -> None:
 
 def _write_bad_images(setup: Setup) -> None:
     """Name every image that was skipped so far in a file of the run."""
-    if bad := setup.train_images.bad | setup.val_images.bad:
-        reasons = "".join(f"{printable(reason)}\n" for reason in bad.values())
+    bad = dict.fromkeys(setup.train_images.why_bad() + setup.val_images.why_bad())
+    if bad:
+        reasons = "".join(f"{printable(reason)}\n" for reason in bad)
         write_whole(setup.config.directory / "bad_images.txt", reasons)
 
 
