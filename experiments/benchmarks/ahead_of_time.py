@@ -141,7 +141,7 @@ def abstract_step(options: AheadOfTime, devices: int) -> tuple[Any, Any, Any]:
 
 def describe(options: AheadOfTime, compiled: Any) -> dict[str, Any]:
     """What the compiled program says, as JSON would hold it."""
-    from hlo import Program, moved_bytes, tpu_seconds
+    from hlo import Program, moved_bytes, tpu_seconds, without_estimate
 
     program = Program(compiled.as_text())
     memory = compiled.memory_analysis()
@@ -152,10 +152,12 @@ def describe(options: AheadOfTime, compiled: Any) -> dict[str, Any]:
         by_kind, rows = moved_bytes(program)
         unit, scale = "GB moved", 1e-9
         step_ms = 1e3 * by_kind.total() / H100_BYTES_PER_SECOND
+        missing = {}
     else:
         by_kind, rows = tpu_seconds(program, TPU_HERTZ[options.topology.partition(":")[0]])
         unit, scale = "ms estimated", 1e3
         step_ms = 1e3 * by_kind.total()
+        missing = {name: round(size / 1e6, 1) for name, size in without_estimate(program).most_common()}
     return {
         "model": options.model,
         "topology": options.topology,
@@ -168,6 +170,7 @@ def describe(options: AheadOfTime, compiled: Any) -> dict[str, Any]:
         "step_ms": round(step_ms, 2),
         "unit": unit,
         "by_kind": {kind: round(scale * value, 2) for kind, value in by_kind.most_common()},
+        "without_estimate_mb": missing,
         "peak_memory_gib": round((peak - memory.alias_size_in_bytes) / 2**30, 2),
         "tflop": round(costs.get("flops", 0) / 1e12, 3),
         "worst": [
@@ -200,6 +203,9 @@ def main(options: AheadOfTime) -> None:
     )
     for kind, value in result["by_kind"].items():
         print(f"  {value:10.2f} {result['unit']}  {kind}")
+    if missing := {name: size for name, size in result["without_estimate_mb"].items() if size}:
+        sizes = ", ".join(f"{name} {size}" for name, size in missing.items())
+        print(f"  not in these times, as the compiler has no estimate for it (MB of results): {sizes}")
     for row in result["worst"]:
         print(f"  {row[result['unit']]:10.3f} {row['kind']:8} {row['shape']:40} {row['source']}")
 

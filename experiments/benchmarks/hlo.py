@@ -107,17 +107,36 @@ def convolution_kind(program: Program, instruction: Instruction) -> str | None:
     return kind
 
 
+def tpu_cycles(instruction: Instruction) -> int | None:
+    """Cycles that the TPU compiler estimates for an instruction; None if it gives none."""
+    cycles = instruction.attribute(r'estimated_cycles":"(\d+)"')
+    return None if cycles is None else int(cycles)
+
+
+def without_estimate(program: Program) -> Counter[str]:
+    """By opcode, bytes of the results of what the TPU compiler gives no cycles for.
+
+    Copies that run beside other instructions (their starts and ends) are not among them, nor are scalars.
+    """
+    missing: Counter[str] = Counter()
+    for instruction, times in program.executed():
+        beside = instruction.opcode.endswith(("-start", "-done"))
+        named = '"ConcatBitcast"' in instruction.text  # the parts of a copy, as one value
+        if tpu_cycles(instruction) is None and not (beside or named or "[]" in instruction.shape):
+            missing[instruction.opcode] += times * _bytes(instruction.shape)
+    return missing
+
+
 def tpu_seconds(program: Program, hertz: float) -> tuple[Counter[str], list[tuple[float, str, Instruction]]]:
     """Seconds that the TPU compiler estimates: by kind of operation; of each instruction, longest first."""
     by_kind: Counter[str] = Counter()
     rows = []
     for instruction, times in program.executed():
-        cycles = instruction.attribute(r'estimated_cycles":"(\d+)"')
-        if cycles is None:
+        if (cycles := tpu_cycles(instruction)) is None:
             continue
         kind = convolution_kind(program, instruction)
         kind = kind or ("copy" if _moves_only(program, instruction) else "other")
-        seconds = int(cycles) * times / hertz
+        seconds = cycles * times / hertz
         by_kind[kind] += seconds
         rows.append((seconds, kind, instruction))
     return by_kind, sorted(rows, key=lambda row: -row[0])
