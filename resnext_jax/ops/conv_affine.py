@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from resnext_jax.ops import cpp_kernels
 from resnext_jax.ops.conv import lowering
 from resnext_jax.ops.conv.primitives import conv_p
 from resnext_jax.ops.conv.spec import DIMENSION_NUMBERS, ConvSpec
 from resnext_jax.ops.grouped_conv import spec_of
+from resnext_jax.ops.primitive import define
 from resnext_jax.ops.varying import vary_alike
 
 
@@ -82,12 +82,7 @@ def in_parts(x: jax.Array, kernel: jax.Array, *others: jax.Array, spec: ConvSpec
     return (jnp.maximum(y, 0) if relu else y).astype(x.dtype)
 
 
-conv_affine_p = Primitive("conv_affine")
-conv_affine_p.def_impl(
-    jax.jit(
-        lambda *operands, **params: conv_affine_p.bind(*operands, **params), static_argnames=("spec", "relu")
-    )
-)
+conv_affine_p = define("conv_affine", in_parts, static=("spec", "relu"))
 
 
 @conv_affine_p.def_abstract_eval
@@ -107,10 +102,6 @@ def _jvp(primals: Sequence[jax.Array], tangents: Sequence[Any], **params: Any) -
     return jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
 
 
-def _batch(operands: Sequence[jax.Array], axes: Sequence[int | None], **params: Any) -> tuple[jax.Array, int]:
-    return jax.vmap(lambda *operands: in_parts(*operands, **params), axes)(*operands), 0
-
-
 def _lower_on_cpu(context: mlir.LoweringRuleContext, *operands: Any, spec: ConvSpec, relu: bool) -> Any:
     arrays = len(operands) - 2
     suffix = cpp_kernels.suffix_of(context, arrays)
@@ -125,6 +116,4 @@ PARTS = {conv_affine_p.name: in_parts}
 """Functions of several operations that compute what a primitive does, by its name, with its parameters."""
 
 ad.primitive_jvps[conv_affine_p] = _jvp
-batching.primitive_batchers[conv_affine_p] = _batch
-mlir.register_lowering(conv_affine_p, mlir.lower_fun(in_parts, multiple_results=False))
 mlir.register_lowering(conv_affine_p, _lower_on_cpu, platform="cpu")

@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from resnext_jax.ops import cpp_kernels
+from resnext_jax.ops.primitive import define
 
 Arrays = Sequence[jax.Array]
 
@@ -75,12 +76,7 @@ def _primitive(name: str, native: Callable[..., Arrays], *, kernel_arrays: int =
         kernel_arrays: if positive, a C++ kernel of the same name computes it on CPU. As many of its first
             operands are arrays, of one type; the others are vectors.
     """
-    primitive = Primitive(name)
-    primitive.multiple_results = True
-    # Outside of jit, each call is compiled by itself.
-    primitive.def_impl(
-        jax.jit(lambda *operands, **params: primitive.bind(*operands, **params), static_argnames="relu")
-    )
+    primitive = define(name, native, static="relu", multiple_results=True)
 
     @primitive.def_abstract_eval
     def abstract_eval(*operands, **params):
@@ -89,15 +85,8 @@ def _primitive(name: str, native: Callable[..., Arrays], *, kernel_arrays: int =
         )
         return [operands[0].update(shape=r.shape, dtype=r.dtype, weak_type=False) for r in results]
 
-    def batch(operands: Arrays, axes: Sequence[int | None], **params: Any):
-        results = jax.vmap(partial(native, **params), axes)(*operands)
-        return results, [0] * len(results)
-
-    batching.primitive_batchers[primitive] = batch
-
-    lower_native = mlir.lower_fun(native, multiple_results=True)
-    mlir.register_lowering(primitive, lower_native)
     if kernel_arrays:
+        lower_native = mlir.lower_fun(native, multiple_results=True)
 
         def lower_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
             suffix = cpp_kernels.suffix_of(context, kernel_arrays)

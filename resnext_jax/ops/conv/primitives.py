@@ -18,10 +18,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from resnext_jax.ops.conv import native
 from resnext_jax.ops.conv.spec import ConvSpec
+from resnext_jax.ops.primitive import define
 
 
 def _primitive(
@@ -39,14 +40,11 @@ def _primitive(
         batch_axes: which operands vmap may map (0) for the mapped axis to be folded into N. If others are
             mapped, vmap maps the native form.
     """
-    primitive = Primitive(name)
+    primitive = define(name, in_native, static="spec")
 
     @primitive.def_abstract_eval
     def abstract_eval(a, b, *, spec):
         return a.update(shape=result_shape(spec), weak_type=False)
-
-    # Outside of jit, each call is compiled by itself and cached by its spec.
-    primitive.def_impl(jax.jit(lambda a, b, *, spec: primitive.bind(a, b, spec=spec), static_argnames="spec"))
 
     def batch(operands: Sequence[jax.Array], axes: Sequence[int | None], *, spec: ConvSpec):
         mapped = tuple(None if axis is None else 0 for axis in axes)
@@ -64,7 +62,6 @@ def _primitive(
         return result.reshape(size, *result_shape(spec)), 0
 
     batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(in_native, multiple_results=False))
     return primitive
 
 
