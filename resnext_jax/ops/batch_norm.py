@@ -63,7 +63,7 @@ def _batch_norm_jvp(epsilon, axis_name, relu, repeats, primals, tangents):
     totals = sums_p.bind(*vary_alike(dx, x, centre, slopes, shifts), relu=False)
     covariance, dmean = (_fold(total, repeats) / (x.size // scale.size) for total in totals)
     if axis_name is not None:
-        covariance, dmean = jax.lax.pmean((covariance, dmean), axis_name)
+        covariance, dmean = jax.lax.pmean(jnp.stack([covariance, dmean]), axis_name)
     slope = inverse * dscale - factor * jnp.square(inverse) * covariance
     shift = dbias - factor * dmean
     (dy,) = spread_p.bind(*vary_alike(tile(slope), tile(shift), x, centre, slopes, shifts), relu=relu)

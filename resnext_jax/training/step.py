@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 from resnext_jax.data import Normalize
 from resnext_jax.data.augment import Augment, Mix
@@ -102,8 +103,8 @@ def make_train_step(
         parts = (x.reshape(accumulate, -1, *x.shape[1:]) for x in (images, targets, labels, mask, positions))
         grads, batch_stats, more_sums = reduce(add_part, zip(*parts, strict=True), nothing)
         if jax.lax.axis_size(AXIS) > 1:  # XLA's CPU backend copies the gradients to sum those of one device
-            grads, more_sums = jax.lax.psum((grads, more_sums), AXIS)
-            batch_stats = jax.lax.pmean(batch_stats, AXIS)
+            grads, more_sums, batch_stats = _summed((grads, more_sums, batch_stats))
+            batch_stats = jax.tree.map(lambda leaf: leaf / jax.lax.axis_size(AXIS), batch_stats)
 
         norm, old = optax.tree.norm(grads), state
 
@@ -144,3 +145,12 @@ def _hold(params: Tree, frozen: Sequence[str]) -> Tree:
 
 def _add(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.add, a, b)
+
+
+def _summed(tree: Tree) -> Tree:
+    """The sums over the axis of all arrays, which are float32."""
+    if jax.default_backend() != "cpu" or jax.process_count() == 1:
+        return jax.lax.psum(tree, AXIS)
+    # On CPU, each array is a message between processes, and each message keeps them waiting for some ms.
+    flat, unflatten = ravel_pytree(tree)
+    return unflatten(jax.lax.psum(flat, AXIS))
