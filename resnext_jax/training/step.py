@@ -6,6 +6,7 @@ statistics and metric sums are reduced over the axis here, and nowhere else.
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +148,7 @@ def _add(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _summed(tree: Tree) -> Tree:
+def _summed(tree: Any) -> Any:
     """The sums over the axis of all arrays, which are float32."""
     if jax.default_backend() != "cpu" or jax.process_count() == 1:
         return jax.lax.psum(tree, AXIS)
