@@ -106,6 +106,8 @@ class Images:
 
     def why_bad(self) -> list[str]:
         """Why images cannot be read, as `bad`, but in the order of the source; threads find them in any."""
+        if not self.bad:  # as after most epochs: no pass over the names of a million images
+            return []
         return [self.bad[key] for key in dict.fromkeys(self._source_keys) if key in self.bad]
 
     def gather(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:

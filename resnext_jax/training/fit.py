@@ -244,8 +244,7 @@ def _begin_directory(setup: Setup, resuming: bool) -> None:
 
 def _write_bad_images(setup: Setup) -> None:
     """Name every image that was skipped so far in a file of the run."""
-    bad = dict.fromkeys(setup.train_images.why_bad() + setup.val_images.why_bad())
-    if bad:
+    if bad := dict.fromkeys(setup.train_images.why_bad() + setup.val_images.why_bad()):
         reasons = "".join(f"{printable(reason)}\n" for reason in bad)
         write_whole(setup.config.directory / "bad_images.txt", reasons)
 
